@@ -1,0 +1,2 @@
+"""Sandboxes for AI agents: the control service."""
+from __future__ import annotations
