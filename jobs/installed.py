@@ -1,0 +1,64 @@
+"""Install the runner as an immutable directory, named by what is in it.
+
+A sandbox keeps the runner that it was started with, also across an upgrade, and the runner loads
+only what is in this directory and the standard library.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import os
+import py_compile
+import shutil
+import sys
+from pathlib import Path
+
+import httptools
+
+_SOURCE = Path(__file__).parent
+_DIGEST_CHARACTERS = 16
+
+
+def interpreter() -> list[str]:
+    """Return the command that runs a runner: the base interpreter, without site packages."""
+    return [os.path.realpath(sys.executable), "-I", "-S"]
+
+
+def install_runner(data: Path) -> Path:
+    """Put the runner below ``<data>/lib``, if it is not there yet, and return its ``main.py``."""
+    files = _files()
+    digest = hashlib.sha256(sys.version.encode())
+    for name, path in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + path.read_bytes())
+    directory = data / "lib" / f"runner-{digest.hexdigest()[:_DIGEST_CHARACTERS]}"
+    if not directory.exists():
+        temporary = directory.with_name(f"{directory.name}.{os.getpid()}.new")
+        for name, path in files.items():
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        compileall.compile_dir(
+            temporary,
+            quiet=1,
+            stripdir=str(temporary),
+            prependdir=str(directory),
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+        try:
+            temporary.rename(directory)
+        except OSError:
+            shutil.rmtree(temporary)  # another process was faster
+    return directory / "jobs" / "runner" / "main.py"
+
+
+def _files() -> dict[str, Path]:
+    files = {"jobs/__init__.py": _SOURCE / "__init__.py"}
+    for path in (_SOURCE / "runner").iterdir():
+        if path.suffix in {".py", ".json"}:
+            files[f"jobs/runner/{path.name}"] = path
+    package = Path(httptools.__file__).parent
+    for path in package.rglob("*"):
+        if path.suffix in {".py", ".so"}:
+            files[f"httptools/{path.relative_to(package)}"] = path
+    return files

@@ -1,0 +1,113 @@
+"""The sandbox's control group: what the kernel counted against its limits.
+
+Works on cgroup v2 and on the v1 hierarchies of older hosts; runc makes the group, here it is only
+read, joined, emptied and removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+ROOT = "/sys/fs/cgroup"
+PARENT = "yurt"
+
+
+def is_v2(root: str = ROOT) -> bool:
+    """Tell whether the host has the unified hierarchy only."""
+    return os.path.exists(f"{root}/cgroup.controllers")
+
+
+def directories(name: str, root: str = ROOT) -> list[str]:
+    """Return the existing directories of group ``name``, one per hierarchy."""
+    hierarchies = [root] if is_v2(root) else [f"{root}/{entry}" for entry in os.listdir(root)]
+    paths = (f"{hierarchy}/{PARENT}/{name}" for hierarchy in hierarchies)
+    return [path for path in dict.fromkeys(map(os.path.realpath, paths)) if os.path.isdir(path)]
+
+
+def enable_controllers(root: str = ROOT) -> None:
+    """Let groups below ours limit memory, processor time and processes (cgroup v2 only)."""
+    if not is_v2(root):
+        return
+    os.makedirs(f"{root}/{PARENT}", exist_ok=True)
+    for path in (root, f"{root}/{PARENT}"):
+        with open(f"{path}/cgroup.subtree_control", "w") as control:
+            control.write("+memory +cpu +pids")
+
+
+def join(name: str, pid: int) -> None:
+    """Account ``pid`` to the group in every hierarchy."""
+    for directory in directories(name):
+        with open(f"{directory}/cgroup.procs", "w") as processes:
+            processes.write(str(pid))
+
+
+def kill(name: str) -> None:
+    """Kill everything in the group, also what is frozen or keeps forking."""
+    for directory in directories(name):
+        switch = f"{directory}/cgroup.kill"
+        if os.path.exists(switch):
+            with open(switch, "w") as control:
+                control.write("1")
+
+
+def is_empty(name: str) -> bool:
+    """Tell whether no process is in the group or in a group that it made below."""
+    return not any(pids(directory) for directory in directories(name))
+
+
+def pids(directory: str) -> list[int]:
+    """List the processes in one directory and below it."""
+    found: list[int] = []
+    for path, _, _ in os.walk(directory):
+        try:
+            with open(f"{path}/cgroup.procs") as processes:
+                found += [int(line) for line in processes]
+        except OSError:
+            continue  # removed since it was listed
+    return found
+
+
+def remove(name: str, wait_seconds: float = 1.0) -> bool:
+    """Remove the group's directories once they are empty; tell whether all are gone."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        left = [directory for directory in directories(name) if not _remove_tree(directory)]
+        if not left or time.monotonic() > deadline:
+            return not left
+        time.sleep(0.01)
+
+
+def _remove_tree(directory: str) -> bool:
+    try:
+        for path, _, _ in os.walk(directory, topdown=False):
+            os.rmdir(path)
+    except OSError:
+        return not os.path.isdir(directory)
+    return True
+
+
+def _counter(path: str, key: str) -> int:
+    """Read ``key value`` from a flat-keyed cgroup file; 0 when there is no such file or key."""
+    try:
+        with open(path) as lines:
+            for line in lines:
+                word, _, value = line.partition(" ")
+                if word == key:
+                    return int(value)
+    except OSError:
+        pass
+    return 0
+
+
+def out_of_memory_kills(name: str, root: str = ROOT) -> int:
+    """Count the processes that the kernel killed because the group was at its memory limit."""
+    if is_v2(root):
+        return _counter(f"{root}/{PARENT}/{name}/memory.events", "oom_kill")
+    return _counter(f"{root}/memory/{PARENT}/{name}/memory.oom_control", "oom_kill")
+
+
+def refused_forks(name: str, root: str = ROOT) -> int:
+    """Count the forks that failed because the group was at its limit of processes."""
+    base = root if is_v2(root) else f"{root}/pids"
+    return _counter(f"{base}/{PARENT}/{name}/pids.events", "max")

@@ -1,0 +1,161 @@
+"""The disk of one sandbox: a sparse ext4 file, its lock, and its mount.
+
+A disk must never be mounted twice. Its lock alone does not ensure that: after a SIGKILL the kernel
+frees the lock at once but writes the old mount back for seconds, with the old loop device alive.
+So ``claim`` also waits until no loop device has the file behind it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from jobs.runner import linux, loop, spawn
+
+LOCK_WAIT_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+# 4 KiB blocks also on small disks: the loop device has sectors of that size.
+_MKFS = ("-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
+
+
+class DiskError(Exception):
+    """The disk cannot be used; the text says why and is shown to the user."""
+
+
+def paths(data: str, sandbox_id: str) -> tuple[str, str]:
+    """Return the paths of the image file and of its lock."""
+    directory = f"{data}/disks/{sandbox_id}"
+    return f"{directory}/disk.img", f"{directory}/disk.lock"
+
+
+def claim(data: str, sandbox_id: str, wait_seconds: float = LOCK_WAIT_SECONDS) -> int:
+    """Take the disk's lock and wait until its last user is gone; return the lock's fd.
+
+    Raises:
+        DiskError: it was still in use after ``wait_seconds``.
+    """
+    image, lock = paths(data, sandbox_id)
+    os.makedirs(os.path.dirname(lock), mode=0o700, exist_ok=True)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_seconds
+    while not (_locked(fd) and not loop.users(image)):
+        if time.monotonic() > deadline:
+            os.close(fd)
+            raise DiskError("disk busy: an earlier run of this sandbox still holds it")
+        time.sleep(_POLL_SECONDS)
+    return fd
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def ensure(data: str, sandbox_id: str, size: int) -> str:
+    """Make the image file of ``size`` bytes if there is none, and return its path.
+
+    It is copied from an empty file system of that size, which is made once (a copy takes a third
+    of the time that ``mkfs.ext4`` takes). Whatever is half made has another name.
+    """
+    image, _ = paths(data, sandbox_id)
+    if not os.path.exists(image):
+        template = f"{data}/disks/template-{size}.img"
+        try:
+            if not os.path.exists(template):
+                _make_template(template, size)
+            temporary = f"{image}.new"
+            _copy_sparse(template, temporary)
+            os.rename(temporary, image)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskError("no space is left on the host volume for a new disk") from error
+            raise
+    return image
+
+
+def _make_template(template: str, size: int) -> None:
+    temporary = f"{template}.{os.getpid()}-{time.monotonic_ns()}"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size)
+        status, output = spawn.run(["mkfs.ext4", *_MKFS, temporary])
+        if status:
+            raise DiskError(f"mkfs.ext4 failed: {output}")
+        os.fsync(fd)
+        os.rename(temporary, template)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """Copy only the data of ``source``; holes stay holes."""
+    read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(read).st_size
+        os.ftruncate(write, size)
+        position = 0
+        while position < size:
+            try:
+                start = os.lseek(read, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # only a hole is left
+            position = end = os.lseek(read, start, os.SEEK_HOLE)
+            while start < end:
+                start += os.copy_file_range(read, write, end - start, start, start)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def mount(image: str, target: str) -> None:
+    """Mount the image at ``target``, after a check of the file system if it needs one.
+
+    Raises:
+        DiskError: the file system is damaged beyond ``e2fsck -p``.
+    """
+    device_fd, device = loop.attach(image)
+    try:
+        flags = linux.MS_NOATIME | linux.MS_NODEV
+        try:
+            linux.mount(device, target, "ext4", flags, "errors=remount-ro")
+        except OSError:
+            status, output = spawn.run(["e2fsck", "-p", device])
+            if status > 1:  # 0: clean, 1: mended (e2fsck(8))
+                raise DiskError(f"the disk is damaged: {output}") from None
+            linux.mount(device, target, "ext4", flags, "errors=remount-ro")
+    finally:
+        os.close(device_fd)
+    for name in ("upper", "work"):
+        if not os.path.isdir(f"{target}/{name}"):
+            os.mkdir(f"{target}/{name}", 0o755)
+
+
+def remove(data: str, sandbox_id: str) -> None:
+    """Delete the disk for good; deleting what is not there succeeds.
+
+    Raises:
+        DiskError: something still uses it.
+    """
+    image, lock = paths(data, sandbox_id)
+    if not os.path.isdir(os.path.dirname(image)):
+        return
+    fd = claim(data, sandbox_id)
+    try:
+        for path in (image, f"{image}.new", lock):
+            if os.path.exists(path):
+                os.unlink(path)
+        os.rmdir(os.path.dirname(image))
+    finally:
+        os.close(fd)
+

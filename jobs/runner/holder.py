@@ -1,0 +1,405 @@
+"""The holder: root's half of the runner, which brings the sandbox up and sees it through.
+
+It owns mounts, namespaces, the node's key and the way to control. It parses nothing that comes
+from the network or from inside: the gate hands it control's sealed messages, the agent single
+bytes. One loop over file descriptors; reports are sent by a thread that never holds it up.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import json
+import os
+import select
+import sys
+import time
+
+from jobs.runner import boot, cgroup, channel, disk, linux, message, network, record, watch
+from jobs.runner.report import Reporter
+
+ASSIGNMENT_WAIT_SECONDS = 30.0
+STOP_GRACE_SECONDS = 10.0
+_LAST_REPORT_SECONDS = 2.0
+_TICK_SECONDS = 1.0
+_LOG_LIMIT = 256 << 10
+_GATE_RESTARTS = 5
+
+
+class Ending(Exception):  # noqa: N818 - an end, not always an error
+    """The run is over; the text is the reason, empty if it was asked for."""
+
+
+class Holder:
+    """One run of one sandbox."""
+
+    def __init__(self, runner: Runner, marks: boot.Marks) -> None:
+        self._runner, self._marks = runner, marks
+        self.job = runner.job
+        self.phase = "assign"
+        self._secret = os.urandom(16).hex()
+        self._assignment: dict[str, Any] = {}
+        self._last_down = 0
+        self._deadline = time.monotonic() + ASSIGNMENT_WAIT_SECONDS
+        self._agent_listens = False
+        self._policy: tuple[int, int] | None = None
+        self._activity: dict[str, Any] = {"last_activity_at": time.time(), "connections": 0}
+        self._log_left = _LOG_LIMIT
+        self._gate_starts = 0
+        self._schedulers: dict[int, _socket.socket] = {}
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._scratch = boot.private_mounts(self.job.data)
+        os.mkdir(f"{self._scratch}/empty", 0o755)
+        self._start_gate()  # before the node's key is in memory
+        self.node = record.read_node(self.job.data)
+        self.image = record.read_image(self.job.data, self.job.image_id)
+
+    # -- coming up ---------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Bring everything up; control is asked for the assignment meanwhile."""
+        job = self.job
+        self.sandbox = boot.Sandbox(job, self._runner.slot, self._scratch, self._marks)
+        head = message.Head(
+            self.node.name, job.sandbox_id, job.generation, self._runner.incarnation, 0
+        )
+        self.head = head
+        self.reporter = Reporter(job.control_url, self.node.key, _copy(head))
+        self.reporter.send("assign")
+        self._watch(self.reporter.ready_fd, self._on_answer)
+        self._watch(self._runner.doorbell.fileno(), self._on_scheduler)
+        self.sandbox.mount(self.node, self.image)
+        self.sandbox.start(self.image)
+        cgroup.join(job.sandbox_id, self._gate_pid)
+        self._watch(self.sandbox.pipes.event_fd, self._on_agent_event)
+        self._watch(self.sandbox.pipes.log_fd, self._on_agent_log)
+        self._init_fd = os.pidfd_open(self.sandbox.init_pid)
+        self._watch(self._init_fd, self._on_init_end)
+        self._counts = watch.Watch(job.sandbox_id, self.sandbox)
+
+    def _start_gate(self) -> None:
+        ours, theirs = channel.pair(packets=True)
+        self._gate_starts += 1
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            os._exit(self._become_gate(theirs))
+        theirs.close()
+        self._gate_pid, self._gate = pid, ours
+        self._gate_fd = os.pidfd_open(pid)
+        self._watch(ours.fileno(), self._on_gate)
+        self._watch(self._gate_fd, self._on_gate_end)
+
+    def _become_gate(self, theirs: _socket.socket) -> int:
+        from jobs.runner import gate
+
+        empty = os.open(f"{self._scratch}/empty", os.O_RDONLY | os.O_CLOEXEC)
+        keep = {theirs.fileno(), self._runner.gate.fileno(), empty, 0, 1, 2}
+        _close_all_but(keep)
+        gate.main(
+            self._runner.gate.fileno(),
+            theirs.fileno(),
+            sandbox_id=self.job.sandbox_id,
+            domain=self.job.domain,
+            uid=self._runner.slot.gate_uid,
+            empty_fd=empty,
+        )
+        return 0
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poll.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._handlers[fd]
+
+    def serve(self) -> None:
+        """Handle what comes until the run ends, by ``Ending``."""
+        while True:
+            for fd, _ in self._poll.poll(_TICK_SECONDS * 1000):
+                if fd in self._handlers:
+                    self._handlers[fd]()
+            self._tick()
+
+    def _tick(self) -> None:
+        if self.phase != "ready" and time.monotonic() > self._deadline:
+            if self.phase == "stopping":
+                self.sandbox.kill()
+                self._deadline += STOP_GRACE_SECONDS
+            else:
+                raise Ending("no assignment came in time")
+        for kind, text in self._counts.look(time.monotonic()):
+            self.reporter.send("notice", kind=kind, message=text)
+
+    # -- control -----------------------------------------------------------------------------
+
+    def _on_answer(self) -> None:
+        os.read(self.reporter.ready_fd, 64)
+        while self.reporter.answers:
+            answer = self.reporter.answers.pop(0)
+            if answer.fenced:
+                raise Ending("control gave this sandbox to a newer start")
+            if answer.phase == "assign":
+                self._assignment = answer.body
+                self._assign()
+
+    def _assign(self) -> None:
+        """Hand the assignment on as soon as it and the agent are there."""
+        if not (self._assignment and self._agent_listens and self.phase == "assign"):
+            return
+        self._policy = network.begin_rules(self._policy_rules())
+        wanted = self._assignment
+        self._tell_agent(
+            {
+                "op": "assign",
+                "secret": self._secret,
+                "sandbox_id": self.job.sandbox_id,
+                "env": wanted["env"],
+                "user": wanted["user"] or self.image.user,
+                "workdir": wanted["workdir"] or self.image.workdir,
+                "entrypoint": wanted["entrypoint"] or self.image.entrypoint,
+            }
+        )
+
+    def _policy_rules(self) -> str:
+        policy = self._assignment["network"]
+        return network.policy_rules(
+            self._runner.slot, block_all=policy["block_all"], allow=policy["allow"]
+        )
+
+    def _tell_agent(self, order: dict[str, Any]) -> None:
+        line = json.dumps(order).encode() + b"\n"
+        try:
+            written = os.write(self.sandbox.pipes.send_fd, line)
+        except OSError:
+            written = 0
+        if written != len(line):
+            raise Ending("the agent does not listen to its orders")
+
+    def _on_message(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        """Carry out a message from control, which the gate passed on unread."""
+        body = request["body"].encode()
+        try:
+            head = message.unseal(self.node.key, message.DOWN, request["headers"], body)
+        except message.BadMessage:
+            return 403, {}, b'{"message": "not from control"}'
+        ours = self.head.fields()[:-1]
+        if head.fields()[:-1] != ours or head.sequence <= self._last_down:
+            return 409, {}, b'{"message": "not for this start of the sandbox, or too old"}'
+        self._last_down = head.sequence
+        answer = json.dumps(self._carry_out(json.loads(body))).encode()
+        return 200, message.seal(self.node.key, message.DOWN_ANSWER, head, answer), answer
+
+    def _carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
+        if order["op"] == "assign":
+            self._reassign(order["assignment"])
+        elif order["op"] == "stop":
+            self._stop()
+        return {"phase": self.phase, **self._activity}
+
+    def _reassign(self, wanted: dict[str, Any]) -> None:
+        if not self._assignment or wanted["version"] <= self._assignment["version"]:
+            return
+        changed = wanted["network"] != self._assignment["network"]
+        self._assignment = {**self._assignment, **wanted}
+        if changed:
+            network.finish_rules(network.begin_rules(self._policy_rules()))
+        self._tell_gate()
+
+    def _stop(self) -> None:
+        if self.phase == "stopping":
+            return
+        if self.phase == "assign":
+            raise Ending("")  # nothing of the user's has run yet
+        self.phase = "stopping"
+        self._deadline = time.monotonic() + STOP_GRACE_SECONDS
+        self._gate.send(b"C")
+        self._tell_agent({"op": "stop"})
+
+    # -- the scheduler -----------------------------------------------------------------------
+
+    def _on_scheduler(self) -> None:
+        """A connection is held by the scheduler: its end tells that this runner is gone."""
+        link, _ = self._runner.doorbell._accept()  # noqa: SLF001
+        connection = _socket.socket(fileno=link)
+        self._schedulers[link] = connection
+        self._watch(link, lambda: self._on_scheduler_word(connection))
+        self._greet(connection)
+
+    def _greet(self, connection: _socket.socket) -> None:
+        fields = {
+            "sandbox": self.job.sandbox_id,
+            "generation": self.job.generation,
+            "incarnation": self._runner.incarnation,
+            "phase": self.phase,
+        }
+        connection.sendall(json.dumps(fields).encode() + b"\n")
+
+    def _on_scheduler_word(self, connection: _socket.socket) -> None:
+        try:
+            word = connection.recv(64)
+        except OSError:
+            word = b""
+        if not word:
+            self._unwatch(connection.fileno())
+            del self._schedulers[connection.fileno()]
+            connection.close()
+        elif b"s" in word:
+            self._stop()
+
+    # -- the gate ----------------------------------------------------------------------------
+
+    def _tell_gate(self) -> None:
+        order = {"assignment": self._assignment, "secret": self._secret, "phase": self.phase}
+        self._gate.send(b"A" + json.dumps(order).encode())
+
+    def _on_gate(self) -> None:
+        packet = self._gate.recv(channel.PACKET_LIMIT)
+        kind = packet[:1]
+        if kind == b"D":
+            self._dial(_socket.AF_INET6 if packet[1:2] == b"6" else _socket.AF_INET)
+        elif kind == b"M":
+            request_id = packet[1:9]
+            status, headers, body = self._on_message(json.loads(packet[9:]))
+            answer = {"status": status, "headers": headers, "body": body.decode()}
+            self._gate.send(b"R" + request_id + json.dumps(answer).encode())
+        elif kind == b"Q":
+            self._activity = json.loads(packet[1:])
+        elif not packet:
+            self._unwatch(self._gate.fileno())
+
+    def _dial(self, family: int) -> None:
+        try:
+            fd = self.sandbox.dial(family)
+        except OSError as error:
+            self._gate.send(b"E" + str(error).encode())
+            return
+        channel.send_fd(self._gate, b"S", fd)
+        os.close(fd)
+
+    def _on_gate_end(self) -> None:
+        """Start the gate anew: what it parses comes from strangers, so it may fall."""
+        os.waitpid(self._gate_pid, 0)
+        self._unwatch(self._gate_fd)
+        os.close(self._gate_fd)
+        if self._gate.fileno() in self._handlers:
+            self._unwatch(self._gate.fileno())
+        self._gate.close()
+        if self._gate_starts > _GATE_RESTARTS:
+            raise Ending("the gate ended again and again")
+        self._start_gate()
+        cgroup.join(self.job.sandbox_id, self._gate_pid)
+        if self.phase == "ready":
+            self._tell_gate()
+
+    # -- the agent ---------------------------------------------------------------------------
+
+    def _on_agent_event(self) -> None:
+        events = os.read(self.sandbox.pipes.event_fd, 64)
+        if b"L" in events:
+            self._agent_listens = True
+            self._marks.add("agent")
+            self._assign()
+        if b"U" in events:
+            raise Ending(f"the user {self._assignment['user']!r} does not exist in the image")
+        if b"R" in events and self._policy:
+            network.finish_rules(self._policy)
+            self.phase = "ready"
+            self._tell_gate()
+            self._marks.add("ready")
+            self.reporter.send("ready", boot_ms=self._marks.steps)
+        if not events or b"R" in events:
+            self._unwatch(self.sandbox.pipes.event_fd)
+
+    def _on_agent_log(self) -> None:
+        text = os.read(self.sandbox.pipes.log_fd, 65536)
+        self._log_left -= len(text)
+        if not text or self._log_left < 0:
+            self._unwatch(self.sandbox.pipes.log_fd)
+            os.close(self.sandbox.pipes.log_fd)
+            return
+        with open(f"{self._runner.directory}/agent.log", "ab") as log:
+            log.write(text)
+
+    def _on_init_end(self) -> None:
+        _, status = os.waitpid(self.sandbox.init_pid, 0)
+        if self.phase == "stopping":
+            raise Ending("")
+        notices = dict(self._counts.look(float("inf")))
+        if "memory" in notices:
+            raise Ending(notices["memory"])
+        code = os.waitstatus_to_exitcode(status)
+        raise Ending(f"the sandbox's first process ended with code {code}")
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def end(self, reason: str) -> int:
+        """Take the sandbox down in order, say why, and return the exit code."""
+        if hasattr(self, "sandbox") and hasattr(self.sandbox, "init_pid"):
+            cgroup.kill(self.job.sandbox_id)
+            self._reap()
+            self.sandbox.unmount()
+        network.release(self._runner.slot)
+        if hasattr(self, "reporter"):
+            self.reporter.send("exit", reason=reason)
+            self.reporter.drain(_LAST_REPORT_SECONDS)
+        code = 1 if reason else 0
+        self._runner.end(reason, code, self.phase)
+        return code
+
+    def _reap(self) -> None:
+        """Wait until every process but this one is gone from the pid namespace."""
+        for pid in (self.sandbox.init_pid, self._gate_pid):
+            try:
+                os.kill(pid, linux.SIGKILL)
+            except ProcessLookupError:
+                continue
+        while True:
+            try:
+                os.wait()
+            except ChildProcessError:
+                return
+
+
+def hold(runner: Runner) -> int:
+    """Run the sandbox to its end and return the exit code; this process is the namespace's init."""
+    marks = boot.Marks()
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    _signal.set_wakeup_fd(wake)
+    _signal.signal(_signal.SIGTERM, lambda *_: None)
+    holder = Holder(runner, marks)
+    try:
+        holder.boot()
+        holder._watch(woken, holder._stop)  # noqa: SLF001
+        holder.serve()
+    except Ending as ending:
+        return holder.end(str(ending))
+    except (boot.BootError, disk.DiskError, OSError) as error:
+        sys.stderr.write(f"runner: {error!r}\n")
+        return holder.end(str(error))
+
+
+def _copy(head: message.Head) -> message.Head:
+    return message.Head(head.node, head.sandbox, head.generation, head.incarnation, 0)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the listing's own descriptor
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from jobs.runner.guard import Runner

@@ -1,0 +1,29 @@
+"""Entry point of the runner: ``main.py run DIRECTORY`` holds one sandbox, the other verbs work
+on the node for sandboxes that are not running.
+
+Runs as ``python -I -S`` from an immutable directory named by its digest, so that what a running
+sandbox was started with never changes under it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+
+
+def main(arguments: list[str]) -> int:
+    """Dispatch to the verb; the other verbs' modules are not loaded into long-lived runners."""
+    verb, *rest = arguments or [""]
+    if verb == "run":
+        from jobs.runner import guard
+
+        return guard.run(rest[0])
+    from jobs.runner import verbs
+
+    return verbs.run(verb, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""What a runner reads before it starts and writes before it ends: three small JSON files.
+
+``spec.json`` (the job) and ``exit.json`` lie in the sandbox's run directory; ``node.json`` holds
+what is the same for every sandbox of the node, its key among it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+
+class Job:
+    """One start of one sandbox, as the scheduler placed it; no secret is in it."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.sandbox_id: str = fields["sandbox_id"]
+        self.generation: int = fields["generation"]
+        self.image_id: str = fields["image_id"]
+        self.cpu: int = fields["cpu"]
+        self.memory_mib: int = fields["memory_mib"]
+        self.disk_bytes: int = fields["disk_bytes"]
+        self.pids: int = fields["pids"]
+        self.domain: str = fields["domain"]
+        self.control_url: str = fields["control_url"]
+        self.address: str = fields["address"]
+        self.port: int = fields["port"]
+        self.data: str = fields["data"]
+        self.subnet: str = fields["subnet"]
+
+
+class Node:
+    """The node's own configuration: its name and key, its resolvers, its agent bundle."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.name: str = fields["name"]
+        self.key: bytes = bytes.fromhex(fields["key"])
+        self.resolvers: list[str] = fields["resolvers"]
+        self.never: list[str] = fields["never"]
+        self.bundle: str = fields["bundle"]
+
+
+class Image:
+    """The parts of an image's description that a runner needs."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.layers: list[str] = fields["layers"]
+        self.environment: dict[str, str] = fields["env"]
+        self.user: str = fields["user"]
+        self.workdir: str = fields["workdir"]
+        self.entrypoint: list[str] = [*fields["entrypoint"], *fields["cmd"]]
+
+
+def _read(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        fields: dict[str, Any] = json.load(file)
+    return fields
+
+
+def read_job(directory: str) -> Job:
+    """Read the job in a run directory."""
+    return Job(_read(f"{directory}/spec.json"))
+
+
+def read_node(data: str) -> Node:
+    """Read the node's configuration."""
+    return Node(_read(f"{data}/node.json"))
+
+
+def read_image(data: str, image_id: str) -> Image:
+    """Read an image's description.
+
+    Raises:
+        FileNotFoundError: the node does not have the image.
+    """
+    return Image(_read(f"{data}/images/{image_id}.json"))
+
+
+def write_exit(
+    directory: str, job: Job, incarnation: str, reason: str, code: int, phase: str
+) -> None:
+    """Write ``exit.json`` whole or not at all.
+
+    Args:
+        directory: the run directory.
+        job: whose end it is.
+        incarnation: of this start.
+        reason: for the user; empty when it ended as asked.
+        code: exit code of the runner.
+        phase: how far it had come: ``assign``, ``ready`` or ``stopping``.
+    """
+    fields = {
+        "generation": job.generation,
+        "incarnation": incarnation,
+        "reason": reason,
+        "code": code,
+        "phase": phase,
+        "at": time.time(),
+    }
+    temporary = f"{directory}/exit.json.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(fields, file)
+    os.rename(temporary, f"{directory}/exit.json")
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any

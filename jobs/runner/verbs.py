@@ -1,0 +1,165 @@
+"""The runner's other verbs: work on a node for sandboxes that are not running.
+
+Each is a process of its own: arguments come as one JSON object, the result goes to standard output
+as one JSON object, and an exit code other than 0 means that ``error`` in it says what went wrong.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+
+from jobs.runner import cgroup, disk, network, record, spawn
+
+_UNFINISHED = (".new", ".tmp")
+
+
+def prepare_node(*, resolvers: list[str], never: list[str]) -> dict[str, Any]:
+    """Make what every sandbox of this node relies on; doing it again changes nothing.
+
+    Forwarding answers from the uplinks is switched on for these interfaces only.
+    """
+    cgroup.enable_controllers()
+    network.finish_rules(network.begin_rules(network.node_rules(resolvers, never)))
+    return {}
+
+
+def remove_disk(*, data: str, sandbox_id: str) -> dict[str, Any]:
+    """Delete a sandbox's disk."""
+    disk.remove(data, sandbox_id)
+    return {}
+
+
+def fetch_image(*, data: str, image_id: str) -> dict[str, Any]:
+    """Make sure that this node has an image, whole.
+
+    Raises:
+        FileNotFoundError: it has not, and there is nowhere to fetch it from.
+    """
+    image = record.read_image(data, image_id)
+    for layer in image.layers:
+        if not os.path.isdir(f"{data}/images/layers/{layer}"):
+            raise FileNotFoundError(f"layer {layer} of image {image_id} is missing on this node")
+    return {"image_id": image_id}
+
+
+def inventory(*, data: str) -> dict[str, Any]:
+    """List the disks and images of this node, and the space of the volume, in bytes."""
+    disks = {}
+    for name in _listed(f"{data}/disks"):
+        image, _ = disk.paths(data, name)
+        if os.path.exists(image):
+            usage = os.stat(image)
+            disks[name] = {"limit": usage.st_size, "used": usage.st_blocks * 512}
+    volume = os.statvfs(f"{data}/disks")
+    images = [n.removesuffix(".json") for n in _listed(f"{data}/images") if n.endswith(".json")]
+    return {
+        "disks": disks,
+        "images": sorted(images),
+        "free": volume.f_bavail * volume.f_frsize,
+        "size": volume.f_blocks * volume.f_frsize,
+    }
+
+
+def sweep(*, data: str) -> dict[str, Any]:
+    """Remove what killed runners of this data directory left: groups, rules, unfinished files."""
+    removed = []
+    for name in _listed(f"{data}/run/sandboxes"):
+        if not _held(f"{data}/run/sandboxes/{name}/lock") and cgroup.directories(name):
+            cgroup.kill(name)
+            cgroup.remove(name)
+            removed.append(f"cgroup {name}")
+    for name in _listed(f"{data}/disks"):
+        directory = f"{data}/disks/{name}"
+        entries = _listed(directory) if os.path.isdir(directory) else []
+        for entry in entries:
+            if entry.endswith(_UNFINISHED) and not _held(f"{directory}/disk.lock"):
+                os.unlink(f"{directory}/{entry}")
+                removed.append(f"{name}/{entry}")
+    removed += _sweep_slots()
+    return {"removed": removed}
+
+
+def _sweep_slots() -> list[str]:
+    """Take the rules of slots that nobody holds out of the table."""
+    swept = []
+    for name in _listed(network.SLOTS_DIRECTORY):
+        fd = network.lock_slot(int(name))
+        if fd is None:
+            continue
+        subnet = os.pread(fd, 64, 0).decode()
+        if subnet:
+            network.release(network.Slot(int(name), fd, subnet))
+            swept.append(f"slot {name}")
+        os.close(fd)
+    return swept
+
+
+def forget_node() -> dict[str, Any]:
+    """Undo ``prepare_node``, unless a sandbox of any data directory still runs here."""
+    _sweep_slots()
+    locks = [network.lock_slot(int(name)) for name in _listed(network.SLOTS_DIRECTORY)]
+    try:
+        if None in locks:
+            return {"kept": "other sandboxes run on this host"}
+        spawn.run(["nft", "-f", "-"], "table inet yurt\ndelete table inet yurt\n")
+        shutil.rmtree(os.path.dirname(network.SLOTS_DIRECTORY), ignore_errors=True)
+        cgroup.remove(".")
+    finally:
+        for fd in locks:
+            if fd is not None:
+                os.close(fd)
+    return {}
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _held(lock: str) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "prepare-node": prepare_node,
+    "forget-node": forget_node,
+    "remove-disk": remove_disk,
+    "fetch-image": fetch_image,
+    "inventory": inventory,
+    "sweep": sweep,
+}
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Run one verb and print its result."""
+    if verb not in VERBS:
+        sys.stderr.write(f"unknown verb {verb!r}; known: run, {', '.join(VERBS)}\n")
+        return 2
+    try:
+        result = VERBS[verb](**json.loads(arguments[0] if arguments else "{}"))
+    except (OSError, disk.DiskError) as error:
+        result = {"error": str(error)}
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 1 if "error" in result else 0
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
