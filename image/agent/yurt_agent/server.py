@@ -1,0 +1,489 @@
+"""The HTTP/1.1 server: one connection is one ``asyncio`` protocol around httptools' parser.
+
+Refuses to know routes: it hands each request to one coroutine function and sends what that
+returns. Requests on a connection are answered in order; a client that goes away cancels the
+handler; memory per connection is bounded whatever either side does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+import httptools
+
+from yurt_agent.errors import (
+    BadRequestError,
+    HeadTooLargeError,
+    RequestTimeoutError,
+    ToolboxError,
+    UpgradeRequiredError,
+)
+from yurt_agent.http import (
+    REASONS,
+    DisconnectedError,
+    FileSlice,
+    Request,
+    Response,
+    StreamResponse,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from typing_extensions import override
+
+    from yurt_agent.http import Handler
+    from yurt_agent.websocket import WebSocket
+else:
+
+    def override(method: object) -> object:
+        """Stand in for ``typing.override``, which Python 3.11 lacks."""
+        return method
+
+
+HEAD_LIMIT = 32 << 10
+"""Longest request line with headers, in bytes."""
+
+HEAD_SECONDS = 30.0
+"""A head that has begun must be complete after this long."""
+
+DRAIN_SECONDS = 30.0
+"""How long the rest of a body that nobody wants may take before the connection is cut."""
+
+LINGER_SECONDS = 5.0
+"""How long a client may take to close after we have; closing at once could lose our answer."""
+
+SENDFILE_BYTES = 1 << 20
+"""Bytes given to the kernel at once: a fast reader would keep one call busy for seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+class CutShortError(Exception):
+    """An answer cannot be completed as announced, e.g. because the file shrank meanwhile."""
+
+
+class Connection(asyncio.Protocol):
+    """One client connection; see the module."""
+
+    def __init__(self, app: Handler, connections: set[Connection]) -> None:
+        self._app = app
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._current: Request | None = None
+        self._incoming: Request | None = None
+        self._waiting: deque[Request] = deque()
+        self._websocket: WebSocket | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._head_size = 0
+        self._quiet_size = 0
+        self._in_head = False
+        self._progress = False
+        self._full = False
+        self._deaf = False
+        self._upgraded = False
+        self._held = False
+        self._rest = b""
+
+    # What the transport tells us.
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Parse, or hand to the WebSocket; ignore what comes after our last answer."""
+        if self._websocket is not None:
+            self._websocket.feed(data)
+        elif self._deaf:
+            return
+        elif self._upgraded:
+            self._rest += data
+        else:
+            self._parse(data)
+
+    @override
+    def eof_received(self) -> None:
+        """Close: a client that ends its side has gone, for all that we can know."""
+        self._abandon()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel whatever still runs for this client."""
+        self._connections.discard(self)
+        self._abandon()
+
+    @override
+    def pause_writing(self) -> None:
+        """Hold senders: the client reads slower than we write."""
+        self._writable = self._loop.create_future()
+
+    @override
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def _abandon(self) -> None:
+        self._deaf = True
+        self._waiting.clear()
+        self._stop_timer()
+        gone = DisconnectedError("the client went away")
+        if self._incoming is not None:
+            self._incoming.body_stream.fail(gone)
+        if self._websocket is not None:
+            self._websocket.lost()
+        if self._task is not None:
+            self._task.cancel()
+        self.resume_writing()
+
+    # What the parser tells us.
+
+    def _parse(self, data: bytes) -> None:
+        self._progress = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded = True
+            self._rest = data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            self._refuse(BadRequestError(f"malformed HTTP request: {error}"))
+            return
+        # Bytes that complete neither a head nor a piece of a body pile up in the parser.
+        self._quiet_size = 0 if self._progress else self._quiet_size + len(data)
+        if self._quiet_size > HEAD_LIMIT:
+            self._refuse(HeadTooLargeError(f"the request head is longer than {HEAD_LIMIT} bytes"))
+        elif self._in_head and self._timer is None:
+            self._timer = self._loop.call_later(HEAD_SECONDS, self._head_late)
+        self._regulate()
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        self._target = b""
+        self._headers = {}
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += url
+        self._head_size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers are dropped."""
+        if not self._in_head:
+            return
+        self._head_size += len(name) + len(value) + 4
+        key = name.lower().decode("latin-1")
+        text = value.decode("latin-1")
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        """Start the handler, or queue the request behind the one that is being answered."""
+        self._in_head = False
+        self._progress = True
+        self._stop_timer()
+        method = self._parser.get_method().decode("latin-1")
+        request = Request(method, self._target, self._headers, self)
+        request.upgrade = self._parser.should_upgrade()
+        request.chunks = self._parser.get_http_version() != "1.0"
+        request.keep_alive = (
+            request.chunks and self._parser.should_keep_alive() and not request.upgrade
+        )
+        if self._head_size > HEAD_LIMIT:
+            request.refusal = HeadTooLargeError(f"the head is longer than {HEAD_LIMIT} bytes")
+            request.keep_alive = False
+        self._incoming = request
+        self._enter(request)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._progress = True
+        if self._incoming is not None:
+            self._incoming.body_stream.feed(body)
+
+    def on_message_complete(self) -> None:
+        """End a body."""
+        self._progress = True
+        if self._incoming is not None:
+            self._stop_timer()
+            self._incoming.body_stream.finish()
+            self._incoming = None
+            if self._task is None:
+                self._next()
+
+    # Flow control.
+
+    def pause(self) -> None:
+        """Stop reading: a body has filled its buffer."""
+        self._full = True
+        self._regulate()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._full = False
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read exactly while what would come has a place to go."""
+        upgrading = self._upgraded and self._websocket is None
+        hold = not self._deaf and (self._full or upgrading or bool(self._waiting))
+        if hold != self._held and self._transport is not None:
+            self._held = hold
+            if hold:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of what was written.
+
+        Raises:
+            DisconnectedError: it never will.
+        """
+        if self._writable is not None:
+            await self._writable
+        if self._transport is None or self._transport.is_closing():
+            raise DisconnectedError("the client went away")
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the client; follow it by ``drain``."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    # The order of requests.
+
+    def _enter(self, request: Request) -> None:
+        if self._task is None and self._current is None:
+            self._current = request
+            self._task = self._loop.create_task(self._serve(request))
+        else:
+            self._waiting.append(request)
+
+    def _next(self) -> None:
+        self._current = None
+        if self._waiting:
+            self._enter(self._waiting.popleft())
+        self._regulate()
+
+    def _refuse(self, error: ToolboxError) -> None:
+        """Answer, after all that was asked before, with an error; then close."""
+        self._deaf = True
+        self._stop_timer()
+        if self._incoming is not None:
+            self._incoming.body_stream.fail(error)
+            self._incoming = None
+            self._regulate()
+            return
+        request = Request("GET", self._target, {}, self)
+        request.body_stream.finish()
+        request.keep_alive = False
+        request.refusal = error
+        self._enter(request)
+        self._regulate()
+
+    def _head_late(self) -> None:
+        self._timer = None
+        self._refuse(RequestTimeoutError("the request head did not arrive in time"))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _serve(self, request: Request) -> None:
+        """Run the handler and send its answer; then pass on to the next request."""
+        try:
+            response = await self._app(request)
+            if self._websocket is not None:
+                await self._websocket.close(1000 if response is None else 1011)
+            elif response is not None:
+                await self._answer(request, response)
+        except DisconnectedError:
+            self._abort()
+        except (CutShortError, OSError) as error:
+            logger.warning("answer to %s %s was cut: %s", request.method, request.path, error)
+            self._abort()
+        except Exception:
+            logger.exception("answer to %s %s was cut", request.method, request.path)
+            self._abort()
+        finally:
+            self._task = None
+        self._answered(request)
+
+    def _answered(self, request: Request) -> None:
+        body = request.body_stream
+        if not request.keep_alive or (self._deaf and not self._waiting):
+            self._shut()
+        elif body.ended:
+            self._next()
+        else:
+            # A client may well send all of a body that it has an answer to already.
+            body.discard()
+            self._timer = self._loop.call_later(DRAIN_SECONDS, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _shut(self) -> None:
+        """End our side and give the client a moment to read and end its own."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._deaf = True
+        self._stop_timer()
+        self._transport.write_eof()
+        self._timer = self._loop.call_later(LINGER_SECONDS, self._abort)
+        self._regulate()
+
+    # Answers.
+
+    def invite_body(self) -> None:
+        """Send ``100 Continue`` if the client waits for it."""
+        request = self._current
+        if request is not None and request.chunks and _expects(request):
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _answer(self, request: Request, response: Response) -> None:
+        body = request.body_stream
+        if self._deaf or (_expects(request) and not body.asked and not body.ended):
+            # The client may, or may not, send the body that we never asked for.
+            request.keep_alive = False
+        if isinstance(response, StreamResponse):
+            await self._stream(request, response)
+            return
+        length = None if response.status == 204 else len(response.body)
+        head = _head(request, response, length, chunked=False)
+        self.write(head if request.head_only else head + response.body)
+        await self.drain()
+
+    async def _stream(self, request: Request, response: StreamResponse) -> None:
+        chunked = response.length is None and request.chunks
+        if response.length is None and not request.chunks:
+            request.keep_alive = False
+        pieces = response.pieces
+        try:
+            self.write(_head(request, response, response.length, chunked=chunked))
+            if not request.head_only:
+                await self._send_pieces(response, chunked=chunked)
+            await self.drain()
+        finally:
+            await pieces.aclose()
+
+    async def _send_pieces(self, response: StreamResponse, *, chunked: bool) -> None:
+        left = response.length
+        async for piece in response.pieces:
+            size = piece.size if isinstance(piece, FileSlice) else len(piece)
+            if left is not None:
+                left -= size
+                if left < 0:
+                    raise CutShortError("more bytes than announced")
+            if size == 0:
+                continue
+            if chunked:
+                self.write(b"%x\r\n" % size)
+            if isinstance(piece, FileSlice):
+                await self._send_file(piece)
+            else:
+                self.write(piece)
+            if chunked:
+                self.write(b"\r\n")
+            await self.drain()
+        if left:
+            raise CutShortError(f"{left} bytes fewer than announced")
+        if chunked:
+            self.write(b"0\r\n\r\n")
+
+    async def _send_file(self, piece: FileSlice) -> None:
+        offset, end = piece.offset, piece.offset + piece.size
+        while offset < end:
+            await self.drain()
+            assert self._transport is not None
+            count = min(SENDFILE_BYTES, end - offset)
+            sent = await self._loop.sendfile(self._transport, piece.file, offset, count)
+            if sent < count:
+                raise CutShortError("the file shrank while it was read")
+            offset += sent
+
+    async def upgrade(
+        self, request: Request, subprotocol: str | None, max_message: int
+    ) -> WebSocket:
+        """Turn the connection into a WebSocket."""
+        if not request.upgrade or request.headers.get("upgrade", "").lower() != "websocket":
+            raise UpgradeRequiredError("connect by WebSocket", headers={"Upgrade": "websocket"})
+        # Imported only here: it costs 10 ms that most sandboxes never need.
+        from yurt_agent.websocket import WebSocket
+
+        websocket = WebSocket(self, max_message)
+        websocket.open(request.headers, subprotocol)
+        self._websocket = websocket
+        await self.drain()
+        rest, self._rest = self._rest, b""
+        if rest:
+            websocket.feed(rest)
+        self._regulate()
+        return websocket
+
+    def hang_up(self) -> None:
+        """End the connection after the last WebSocket frame."""
+        self._shut()
+
+    def cut(self) -> None:
+        """Drop the connection at once."""
+        self._abort()
+
+
+def _expects(request: Request) -> bool:
+    return request.headers.get("expect", "").lower() == "100-continue"
+
+
+def _head(request: Request, response: Response, length: int | None, *, chunked: bool) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+    elif length is not None:
+        lines.append(f"Content-Length: {length}")
+    if not request.keep_alive:
+        lines.append("Connection: close")
+    for line in lines:
+        if "\r" in line or "\n" in line:
+            raise CutShortError(f"line break in a header: {line!r}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+class Server:
+    """Accepts connections on one socket and answers them by one coroutine function."""
+
+    def __init__(self, app: Handler) -> None:
+        self._app = app
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept from now on."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._app, self._connections), sock=listener, backlog=1024
+        )
+
+    def close(self) -> None:
+        """Accept no more and cut what is open."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.cut()
