@@ -1,0 +1,434 @@
+"""``RouteRegistry``, memory and files alike; and what a real Traefik makes of the files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import websockets
+
+from control.errors import UnavailableError
+from traefik import process
+from traefik.files import FileRegistry
+from traefik.memory import MemoryRegistry
+from traefik.registry import Route
+from traefik.static import Front
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from traefik.registry import RouteRegistry
+
+pytestmark = pytest.mark.contract
+
+A = "a" * 26
+B = "a" * 25 + "b"
+SIGNATURE = "a2" * 11 + "z"
+
+
+def route(sandbox_id: str = A, port: int = 23001) -> Route:
+    return Route(sandbox_id, generation=1, address="127.0.0.1", port=port, domain="localhost")
+
+
+@pytest.fixture(params=["memory", "files"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> RouteRegistry:
+    if request.param == "memory":
+        return MemoryRegistry()
+    directory = tmp_path / "dynamic"
+    directory.mkdir()
+    return FileRegistry(directory)
+
+
+async def test_what_is_registered_is_listed(registry: RouteRegistry) -> None:
+    await registry.register(route(A))
+    await registry.register(route(B))
+    assert sorted(await registry.routes(), key=str) == [route(A), route(B)]
+
+
+async def test_a_new_generation_overwrites(registry: RouteRegistry) -> None:
+    newer = replace(route(port=9), generation=2)
+    await registry.register(route())
+    await registry.register(newer)
+    assert await registry.routes() == [newer]
+
+
+async def test_removing_what_is_not_there_succeeds(registry: RouteRegistry) -> None:
+    await registry.register(route(A))
+    await registry.deregister(A)
+    await registry.deregister(A)
+    assert await registry.routes() == []
+
+
+async def test_a_list_that_would_not_be_complete_raises(tmp_path: Path) -> None:
+    directory = tmp_path / "dynamic"
+    directory.mkdir()
+    (directory / f"{B}.yml").write_text("")
+    registry = FileRegistry(directory)
+    await registry.register(route(A))
+    with pytest.raises(UnavailableError):
+        await registry.routes()
+
+
+async def test_a_directory_that_is_gone_raises_instead_of_forgetting(tmp_path: Path) -> None:
+    registry = FileRegistry(tmp_path / "missing" / "dynamic")
+    with pytest.raises(UnavailableError):
+        await registry.register(route())
+    with pytest.raises(UnavailableError):
+        await registry.routes()
+
+
+async def test_mending_removes_torn_routes_only(tmp_path: Path) -> None:
+    directory = tmp_path / "dynamic"
+    directory.mkdir()
+    (directory / "control.yml").write_text("")
+    registry = FileRegistry(directory)
+    await registry.register(route(A))
+    await registry.register(route(B))
+    torn = directory / f"{B}.yml"
+    torn.write_text(torn.read_text()[:-20])
+    registry.mend()
+    assert await registry.routes() == [route(A)]
+    assert (directory / "control.yml").exists()
+
+
+# From here on: a real Traefik.
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+class Backend:
+    """A server that answers with its name and the head that reached it, byte for byte."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self.uploaded = asyncio.Queue[int]()
+        self._server: asyncio.Server | None = None
+        self._serving = set[asyncio.Task[None]]()
+
+    async def __aenter__(self) -> Backend:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
+        ):
+            while True:
+                await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer)
+        await close(writer)
+
+    async def _answer(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])
+        }
+        if lines[0].startswith("GET /ticks"):
+            await self._tick(writer)
+            return
+        remaining = int(headers.get("content-length", 0))
+        while remaining:
+            chunk = await reader.read(min(remaining, 65536))
+            remaining -= len(chunk)
+            self.uploaded.put_nowait(len(chunk))
+        body = json.dumps({"backend": self.name, "line": lines[0], "headers": headers}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+
+    async def _tick(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"5\r\ntick\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.3)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A running Traefik with control behind it."""
+
+    front: Front
+    registry: FileRegistry
+    control: Backend
+    client: httpx.AsyncClient
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.front.port}"
+
+    async def get(self, path: str, host: str = "localhost") -> httpx.Response:
+        return await self.client.get(self.url + path, headers={"host": host})
+
+    async def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are and read the answer to the end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port)
+        writer.write(request)
+        answer = await reader.read()
+        await close(writer)
+        return answer
+
+    async def line(self, target: str, host: str = "localhost") -> str:
+        """Tell the request line that reached the backend for a request target sent raw."""
+        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        answer = await self.raw(head.encode())
+        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["line"])
+
+    async def backend(self, path: str, host: str = "localhost") -> str:
+        return str((await self.get(path, host)).json()["backend"])
+
+    async def live(self, path: str, backend: str, host: str = "localhost") -> float:
+        """Wait until a path is answered by ``backend``; tell after how many seconds it was."""
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < 5:
+            answer = await self.get(path, host)
+            if answer.status_code == 200 and answer.json()["backend"] == backend:
+                return time.perf_counter() - begin
+            await asyncio.sleep(0.002)
+        message = f"{path} on {host} is not answered by {backend}"
+        raise AssertionError(message)
+
+
+@contextlib.contextmanager
+def traefik(directory: Path, front: Front) -> Iterator[FileRegistry]:
+    layout = process.Layout(directory)
+    process.lay_out(layout, front)
+    command = process.command(layout, front.port)
+    with subprocess.Popen(command, env=process.environment()) as child:
+        try:
+            deadline = time.monotonic() + 10
+            while not process.is_ready(front.internal_port):
+                assert child.poll() is None, "Traefik ended"
+                assert time.monotonic() < deadline, "Traefik does not answer"
+                time.sleep(0.02)
+            yield FileRegistry(layout.dynamic)
+        finally:
+            child.kill()
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    async with Backend("control") as control:
+        port, internal, web = process.free_ports(3)
+        front = Front(
+            listen=("127.0.0.1",),
+            port=port,
+            control_port=control.port,
+            internal_port=internal,
+            web_port=web,
+        )
+        async with httpx.AsyncClient(trust_env=False) as client:
+            with traefik(tmp_path, front) as registry:
+                running = Edge(front, registry, control, client)
+                await running.live("/", "control")
+                yield running
+
+
+async def test_a_route_is_live_within_a_second_and_gone_when_removed(edge: Edge) -> None:
+    path = f"/toolbox/{A}/files"
+    assert await edge.backend(path) == "control"
+    async with Backend("gate") as gate:
+        times = []
+        for _ in range(10):
+            await edge.registry.register(route(A, gate.port))
+            times.append(await edge.live(path, "gate"))
+            await edge.registry.deregister(A)
+            await edge.live(path, "control")
+    print("route live after ms:", sorted(round(seconds * 1000) for seconds in times))
+    assert max(times) < 1
+
+
+async def test_both_dialects_and_previews_lead_to_the_gate(edge: Edge) -> None:
+    async with Backend("gate") as gate:
+        await edge.registry.register(route(A, gate.port))
+        await edge.live(f"/toolbox/{A}/files", "gate")
+        assert await edge.backend(f"/api/toolbox/{A}/toolbox/files") == "gate"
+        assert await edge.backend("/", f"3000-{A}.localhost") == "gate"
+        assert await edge.backend("/", f"3000-{A.upper()}.LOCALHOST:80") == "gate"
+        assert await edge.backend("/", f"3000-{A}-{SIGNATURE}.localhost") == "gate"
+
+
+async def test_what_is_not_this_sandbox_leads_to_control(edge: Edge) -> None:
+    async with Backend("gate") as gate:
+        await edge.registry.register(route(A, gate.port))
+        await edge.live(f"/toolbox/{A}", "gate")
+        assert await edge.backend(f"/toolbox/{A}x") == "control"
+        assert await edge.backend(f"/toolbox/{B}") == "control"
+        assert await edge.backend(f"/api/sandbox/{A}") == "control"
+        assert await edge.backend("/", f"3000-{B}.localhost") == "control"
+        assert await edge.backend("/", f"3000-{A}.example.com") == "control"
+        assert await edge.backend("/", "unknown.example.com") == "control"
+
+
+async def test_a_toolbox_path_on_a_preview_host_belongs_to_the_application(edge: Edge) -> None:
+    async with Backend("gate a") as gate_a, Backend("gate b") as gate_b:
+        await edge.registry.register(route(A, gate_a.port))
+        await edge.registry.register(route(B, gate_b.port))
+        await edge.live(f"/toolbox/{B}/files", "gate b")
+        assert await edge.backend(f"/toolbox/{B}/files", f"3000-{A}.localhost") == "gate a"
+
+
+async def test_overwriting_moves_a_sandbox(edge: Edge) -> None:
+    async with Backend("old") as old, Backend("new") as new:
+        await edge.registry.register(route(A, old.port))
+        await edge.live(f"/toolbox/{A}", "old")
+        await edge.registry.register(route(A, new.port))
+        assert await edge.live(f"/toolbox/{A}", "new") < 1
+
+
+async def test_a_dead_gate_is_a_502_and_not_the_catch_all(edge: Edge) -> None:
+    async with Backend("gate") as gate:
+        await edge.registry.register(route(A, gate.port))
+        await edge.live(f"/toolbox/{A}", "gate")
+    assert (await edge.get(f"/toolbox/{A}")).status_code == 502
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/internal/report", "//internal/report", "/INTERNAL", "/%69nternal/report", "/internal%2fx"],
+)
+async def test_internal_paths_are_never_routed(edge: Edge, path: str) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert (await edge.raw(head.encode())).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize(
+    "target", ["//y/../z", "/x/./y//", "/a%2Fb", "/a%5Cb%3Bc", "/a%252e", "/q?a=1%3B2&b=%zz"]
+)
+async def test_targets_arrive_at_previews_as_they_were_sent(edge: Edge, target: str) -> None:
+    host = f"3000-{A}.localhost"
+    async with Backend("gate") as gate:
+        await edge.registry.register(route(A, gate.port))
+        await edge.live("/", "gate", host)
+        assert await edge.line(target, host) == f"GET {target} HTTP/1.1"
+
+
+async def test_an_alias_of_a_header_is_refused_and_misleading_ones_are_removed(edge: Edge) -> None:
+    async with httpx.AsyncClient(trust_env=False, base_url=edge.url) as client:
+        assert (await client.get("/", headers={"X_Forwarded_For": "1.1.1.1"})).status_code == 400
+        answer = await client.get(
+            "/",
+            headers={"Forwarded": "host=evil", "X-Original-URL": "/", "X-Forwarded-Host": "evil"},
+        )
+    headers = answer.json()["headers"]
+    assert "forwarded" not in headers
+    assert "x-original-url" not in headers
+    assert headers["x-forwarded-host"] == f"127.0.0.1:{edge.front.port}"
+
+
+async def test_a_stream_is_passed_on_as_it_comes(edge: Edge) -> None:
+    arrivals = []
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        client.stream("GET", edge.url + "/ticks") as answer,
+    ):
+        async for _ in answer.aiter_raw():
+            arrivals.append(time.perf_counter())
+    assert len(arrivals) == 3
+    assert arrivals[1] - arrivals[0] > 0.15
+
+
+async def test_an_upload_is_passed_on_before_it_is_complete(edge: Edge) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.front.port)
+    size = 64 * 1024 * 1024
+    writer.write(b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+    writer.write(b"x" * 100_000)
+    seen = 0
+    while seen < 100_000:
+        seen += await asyncio.wait_for(edge.control.uploaded.get(), 5)
+    for _ in range(size // 1_000_000):
+        writer.write(b"x" * 1_000_000)
+        await writer.drain()
+    writer.write(b"x" * (size - 100_000 - size // 1_000_000 * 1_000_000))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    await close(writer)
+
+
+async def test_websockets_pass_in_both_directions(edge: Edge) -> None:
+    async def shout(connection: websockets.ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(str(message).upper())
+
+    async with websockets.serve(shout, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        await edge.registry.register(route(A, port))
+        url = f"ws://127.0.0.1:{edge.front.port}/toolbox/{A}/pty"
+        connection = await eventually_connected(url)
+        await connection.send("hello")
+        assert await connection.recv() == "HELLO"
+        await connection.close()
+
+
+async def eventually_connected(url: str) -> websockets.ClientConnection:
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return await websockets.connect(url, proxy=None)
+        except websockets.InvalidStatus:
+            assert time.monotonic() < deadline, "the route does not appear"
+            await asyncio.sleep(0.01)
+
+
+async def test_beyond_loopback_one_source_cannot_hold_all_connections(tmp_path: Path) -> None:
+    async with Backend("control") as control, httpx.AsyncClient(trust_env=False) as client:
+        port, internal, web = process.free_ports(3)
+        front = Front(
+            listen=("0.0.0.0",),
+            port=port,
+            control_port=control.port,
+            internal_port=internal,
+            web_port=web,
+            connections_per_source=4,
+        )
+        with traefik(tmp_path, front) as registry:
+            edge = Edge(front, registry, control, client)
+            await edge.live("/", "control")
+            assert (await edge.get("/")).json()["headers"]["x-forwarded-for"] == "127.0.0.1"
+            await client.aclose()
+            half_sent = [half_a_request("127.0.0.1", port) for _ in range(5)]
+            await asyncio.sleep(0.3)
+            with pytest.raises(httpx.TransportError):
+                await asyncio.to_thread(httpx.get, edge.url, trust_env=False)
+            async with httpx.AsyncClient(
+                trust_env=False, transport=httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+            ) as other:
+                assert (await other.get(edge.url)).status_code == 200
+            for one in half_sent:
+                one.close()
+
+
+def half_a_request(host: str, port: int) -> socket.socket:
+    client = socket.create_connection((host, port))
+    # Closing resets, so that nothing lingers in the next test.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sendall(b"GET / HTTP/1.1\r\nHost: ")
+    return client

@@ -1,0 +1,130 @@
+"""Traefik's static configuration as a plain dictionary: entry points, time-outs. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from traefik.rules import STRIP
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Traefik waits this long between two changes; its own default of 2 s would be felt at each create.
+THROTTLE = "5ms"
+
+# Ours must be the side that gives up an idle connection: gates and control keep theirs for
+# 120 s, and a request written into a connection that the other side just closed is a 502.
+IDLE_TO_BACKENDS = "60s"
+DIAL = "2s"
+
+MAX_HEADER_BYTES = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What one Traefik listens on and who is behind it.
+
+    ``internal_port`` answers health checks on loopback. ``web_port`` is used only when one of
+    the addresses in ``listen`` is reachable from other machines: connections are then counted
+    per source on ``port`` and passed on to it, on loopback.
+    """
+
+    listen: tuple[str, ...]
+    port: int
+    control_port: int
+    internal_port: int
+    web_port: int
+    certificate: tuple[Path, Path] | None = None
+    connections_per_source: int = 1024
+
+    @property
+    def exposed(self) -> bool:
+        """Tell whether other machines can reach it."""
+        return not all(ipaddress.ip_address(address).is_loopback for address in self.listen)
+
+    @property
+    def outer(self) -> dict[str, str]:
+        """Name the entry points that clients connect to, with their addresses."""
+        name = "front" if self.exposed else "web"
+        return {
+            f"{name}{number or ''}": _address(address, self.port)
+            for number, address in enumerate(self.listen)
+        }
+
+
+def static_configuration(front: Front, dynamic_directory: Path) -> dict[str, Any]:
+    """Describe entry points, health check, providers and time-outs.
+
+    No dashboard, no access log (preview URLs carry tokens), no calls home.
+    """
+    internal = {
+        "address": f"127.0.0.1:{front.internal_port}",
+        "http": {"aliasHeadersStrategy": "reject"},
+    }
+    entry_points: dict[str, Any] = {"internal": internal}
+    if front.exposed:
+        entry_points |= {name: {"address": address} for name, address in front.outer.items()}
+        web = _web(f"127.0.0.1:{front.web_port}", front.certificate)
+        web["proxyProtocol"] = {"trustedIPs": ["127.0.0.1/32"]}
+        entry_points["web"] = web
+    else:
+        for name, address in front.outer.items():
+            entry_points[name] = _web(address, front.certificate)
+    return {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "log": {"level": "WARN", "format": "json"},
+        "entryPoints": entry_points,
+        "ping": {"entryPoint": "internal"},
+        "providers": {
+            "providersThrottleDuration": THROTTLE,
+            "file": {"directory": str(dynamic_directory), "watch": True},
+        },
+        "serversTransport": {
+            "maxIdleConnsPerHost": 256,
+            "forwardingTimeouts": {"dialTimeout": DIAL, "idleConnTimeout": IDLE_TO_BACKENDS},
+        },
+    }
+
+
+def _web(address: str, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
+    http: dict[str, Any] = {
+        "middlewares": [f"{STRIP}@file"],
+        # An application in a sandbox gets the path that was asked for. The switch is for all of
+        # an entry point; control takes paths literally, so it loses nothing.
+        "sanitizePath": False,
+        # X_Auth_User is X-Auth-User to many frameworks: such names are refused.
+        "aliasHeadersStrategy": "reject",
+        # Else a ";" in a query arrives as "&".
+        "encodeQuerySemicolons": True,
+        "maxHeaderBytes": MAX_HEADER_BYTES,
+        "encodedCharacters": {
+            "allowEncodedSlash": True,
+            "allowEncodedBackSlash": True,
+            "allowEncodedNullCharacter": True,
+            "allowEncodedSemicolon": True,
+            "allowEncodedPercent": True,
+            "allowEncodedQuestionMark": True,
+            "allowEncodedHash": True,
+        },
+    }
+    if certificate is not None:
+        http["tls"] = {}
+    return {
+        "address": address,
+        "asDefault": True,
+        "http": http,
+        "transport": {
+            "lifeCycle": {"graceTimeOut": "2s"},
+            # readTimeout covers the whole body: any value cuts a long upload.
+            "respondingTimeouts": {
+                "readTimeout": "0s",
+                "idleTimeout": "180s",
+            },
+        },
+    }
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
