@@ -1,0 +1,239 @@
+"""The nouns: what is stored about sandboxes, snapshots and keys. No I/O, no rules of the wire."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from control.naming import SandboxId
+
+ORGANIZATION = "default"
+REGION = "local"
+MIB_PER_GIB = 1024
+BYTES_PER_GIB = 1 << 30
+
+
+class State(StrEnum):
+    """Where a sandbox is, in the words of the wire."""
+
+    CREATING = "creating"
+    RESTORING = "restoring"
+    DESTROYED = "destroyed"
+    DESTROYING = "destroying"
+    STARTED = "started"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    ERROR = "error"
+    BUILD_FAILED = "build_failed"
+    PENDING_BUILD = "pending_build"
+    BUILDING_SNAPSHOT = "building_snapshot"
+    UNKNOWN = "unknown"
+    PULLING_SNAPSHOT = "pulling_snapshot"
+    ARCHIVED = "archived"
+    ARCHIVING = "archiving"
+    RESIZING = "resizing"
+    SNAPSHOTTING = "snapshotting"
+    FORKING = "forking"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
+
+
+STARTING_STATES = frozenset({State.CREATING, State.STARTING})
+LIVE_STATES = STARTING_STATES | {State.STARTED}
+
+
+class DesiredState(StrEnum):
+    """What was asked for."""
+
+    DESTROYED = "destroyed"
+    STARTED = "started"
+    STOPPED = "stopped"
+    RESIZED = "resized"
+    ARCHIVED = "archived"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one sandbox may use: cores, and GiB of memory and disk."""
+
+    cpu: int
+    memory_gib: int
+    disk_gib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Timers in minutes, counted from the last activity.
+
+    ``stop`` 0 is never, ``archive`` 0 is the maximum, ``delete`` -1 is never and 0 is at the stop.
+    """
+
+    stop: int = 15
+    archive: int = 10_080
+    delete: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """Where a sandbox may connect to; without ``allow`` the internet, and nothing private."""
+
+    block_all: bool = False
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What only the owner and the gate may know of a sandbox; encrypted at rest.
+
+    ``revoked`` maps signatures of previews that were called back to when they expire anyway,
+    in unix seconds.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    preview_token: str = field(default_factory=lambda: secrets.token_hex(16))
+    signing_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    file_signing_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    revoked: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The newest start of a sandbox.
+
+    Attributes:
+        generation: counts the starts; whatever comes from an older one is refused.
+        incarnation: drawn by the runner that claimed this generation, None before.
+        up_sequence: of the last report that was accepted.
+        down_sequence: of the last message that was sent.
+        pushed_version: the version of the assignment that the gate has.
+    """
+
+    generation: int = 1
+    incarnation: str | None = None
+    up_sequence: int = 0
+    down_sequence: int = 0
+    pushed_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """The record of a sandbox.
+
+    Attributes:
+        user: whom its processes run as.
+        entrypoint: what runs from the start, empty for the image's own.
+        assignment_version: rises when something changes that the gate must know.
+        changed_at: when ``state`` was reached; deadlines count from here.
+        recoverable: an error after which a start may be tried again.
+    """
+
+    id: SandboxId
+    name: str
+    organization_id: str = ORGANIZATION
+    snapshot: str
+    image_id: str
+    user: str
+    entrypoint: tuple[str, ...] = ()
+    workdir: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    public: bool = False
+    private_ports: tuple[int, ...] = ()
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    target: str = REGION
+    resources: Resources
+    intervals: Intervals = field(default_factory=Intervals)
+    state: State = State.CREATING
+    desired_state: DesiredState = DesiredState.STARTED
+    error_reason: str | None = None
+    recoverable: bool = False
+    run: Run = field(default_factory=Run)
+    assignment_version: int = 1
+    created_at: datetime
+    updated_at: datetime
+    changed_at: datetime
+    last_activity_at: datetime
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether it is where it was asked to be, or has failed to get there."""
+        if self.state is State.ERROR:
+            return self.desired_state is not DesiredState.DESTROYED
+        return self.state.value == self.desired_state.value
+
+
+class SnapshotState(StrEnum):
+    """Where a snapshot is, in the words of the wire."""
+
+    BUILDING = "building"
+    PENDING = "pending"
+    PULLING = "pulling"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    ERROR = "error"
+    BUILD_FAILED = "build_failed"
+    REMOVING = "removing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A named image with the resources and defaults of the sandboxes made from it.
+
+    ``user`` is the image's own; ``private_ports`` are never public, whatever the sandbox is.
+    """
+
+    id: str
+    name: str
+    image_id: str
+    user: str
+    entrypoint: tuple[str, ...] = ()
+    private_ports: tuple[int, ...] = ()
+    resources: Resources
+    size_bytes: int
+    state: SnapshotState = SnapshotState.ACTIVE
+    error_reason: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None = None
+
+
+class Permission(StrEnum):
+    """What a key may be used for; reading what is not named here takes any key."""
+
+    WRITE_REGISTRIES = "write:registries"
+    DELETE_REGISTRIES = "delete:registries"
+    WRITE_SNAPSHOTS = "write:snapshots"
+    DELETE_SNAPSHOTS = "delete:snapshots"
+    WRITE_SANDBOXES = "write:sandboxes"
+    DELETE_SANDBOXES = "delete:sandboxes"
+    READ_VOLUMES = "read:volumes"
+    WRITE_VOLUMES = "write:volumes"
+    DELETE_VOLUMES = "delete:volumes"
+    WRITE_REGIONS = "write:regions"
+    DELETE_REGIONS = "delete:regions"
+    READ_AUDIT_LOGS = "read:audit_logs"
+    READ_RUNNERS = "read:runners"
+    WRITE_RUNNERS = "write:runners"
+    DELETE_RUNNERS = "delete:runners"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key without the key: ``prefix`` finds it, ``hash`` (SHA-256, hex) proves it."""
+
+    name: str
+    prefix: str
+    hash: str
+    permissions: frozenset[Permission]
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
