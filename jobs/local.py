@@ -15,20 +15,24 @@ import shutil
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from control.errors import ConflictError, NoCapacityError, UnavailableError
 from jobs.installed import install_runner, interpreter
+from jobs.runner.channel import connect_unix
 from jobs.scheduler import Allocation, Exit, Job
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
 
 NODE = "local"
 GATE_ADDRESS = "127.0.0.1"
 _POLL_SECONDS = 0.05
+MIB = 1 << 20
 _KILL_WAIT_SECONDS = 70.0
 _LOG_TAIL_BYTES = 2000
 
@@ -103,9 +107,7 @@ class LocalScheduler:
             (settings.data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._runner = await asyncio.to_thread(install_runner, settings.data)
         self._write_node()
-        await self._verb(
-            "prepare-node", {"resolvers": settings.resolvers, "never": settings.never}
-        )
+        await self._verb("prepare-node", {"resolvers": settings.resolvers, "never": settings.never})
         await self._followers.__aenter__()
         for directory in sorted(self._sandboxes.iterdir()):
             self._adopt(directory)
@@ -114,7 +116,7 @@ class LocalScheduler:
 
     async def __aexit__(self, *_: object) -> None:
         """Let go of the runners; they go on."""
-        for task in list(self._followers._tasks):  # noqa: SLF001 - TaskGroup has no cancel
+        for task in list(self._followers._tasks):
             task.cancel()
         await self._followers.__aexit__(None, None, None)
         for run in self._runs.values():
@@ -199,8 +201,8 @@ class LocalScheduler:
         if job.sandbox_id not in disks.limits and job.disk_bytes > disks.free:
             raise NoCapacityError(
                 f"no room: the disks of {len(disks.limits)} sandboxes leave "
-                f"{max(disks.free, 0) >> 20} MiB of the volume, this one needs "
-                f"{job.disk_bytes >> 20} MiB; delete some or enlarge the volume"
+                f"{max(disks.free, 0) // MIB:.0f} MiB of the volume, this one needs "
+                f"{job.disk_bytes // MIB} MiB; delete some or enlarge the volume"
             )
 
     def _free_port(self) -> int:
@@ -327,8 +329,7 @@ async def teardown(data: Path) -> None:
                 connection.send(b"s")
     for directory in runs:
         async with asyncio.timeout(_KILL_WAIT_SECONDS):
-            while _is_held(directory / "lock"):
-                await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.to_thread(_wait_for_lock, directory / "lock")
     await run_verb(runner, "sweep", {"data": str(data)})
     await run_verb(runner, "forget-node", {})
 
@@ -385,6 +386,12 @@ def _child_lives(run: _Run) -> bool:
     return run.child is not None
 
 
+def _wait_for_lock(lock: Path) -> None:
+    """Block until nobody holds ``lock``."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def _is_held(lock: Path) -> bool:
     try:
         fd = os.open(lock, os.O_RDWR)
@@ -400,19 +407,11 @@ def _is_held(lock: Path) -> bool:
 
 
 def _connect(directory: Path) -> socket.socket | None:
-    """Connect to a runner's socket, or return None if nothing listens there.
-
-    The way over ``/proc/self/fd`` is shorter than the 108 bytes that a socket's path may have.
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    connection = socket.socket(socket.AF_UNIX)
+    """Connect to a runner's socket, or return None if nothing listens there."""
     try:
-        connection.connect(f"/proc/self/fd/{fd}/sock")
+        connection = socket.socket(fileno=connect_unix(str(directory / "sock")).detach())
     except OSError:
-        connection.close()
         return None
-    finally:
-        os.close(fd)
     connection.setblocking(False)
     return connection
 
@@ -443,6 +442,6 @@ def _read_exit(run: _Run) -> Exit:
 def _write_whole(path: Path, fields: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
         json.dump(fields, file)
     temporary.rename(path)

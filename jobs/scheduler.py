@@ -5,10 +5,12 @@ A job is one start of one sandbox. A scheduler never restarts one: control decid
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Job:
 class Exit:
     """How a runner ended; ``reason`` is empty if it was asked to.
 
-    ``phase`` is how far it had come: ``assign``, ``ready``, ``stopping``, or ``unknown`` when it was
+    ``phase`` is how far it had come: ``assign``, ``ready`` or ``stopping``; ``unknown`` when it was
     killed.
     """
 

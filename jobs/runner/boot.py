@@ -13,6 +13,10 @@ _SCRATCH = ("/mnt", "/srv", "/opt", "/tmp")
 _TMPFS_SIZE = "size=16m,mode=0755"
 
 
+# A writer of large pieces fails before the last block is used.
+_FULL_BYTES = 1 << 20
+
+
 class BootError(Exception):
     """The sandbox cannot start; the text is shown to the user."""
 
@@ -102,7 +106,7 @@ class Sandbox:
                 file.write(text)
             os.chown(path, self.slot.uid_base, self.slot.uid_base)
 
-    def start(self, image: record.Image) -> None:
+    def start(self) -> None:
         """Start the OCI runtime; when it returns, init and agent run."""
         scratch, me = self.scratch, os.getpid()
         with open(f"{os.path.dirname(__file__)}/seccomp.json") as file:
@@ -120,7 +124,6 @@ class Sandbox:
                 "memory_mib": self.job.memory_mib,
                 "pids": self.job.pids,
             },
-            environment=image.environment,
             seccomp=seccomp,
         )
         with open(f"{scratch}/config.json", "w") as file:
@@ -164,7 +167,7 @@ class Sandbox:
     def disk_is_full(self) -> bool:
         """Tell whether the sandbox's disk has no block or no inode left for its users."""
         usage = os.statvfs(self.disk_directory)
-        return usage.f_bavail == 0 or usage.f_favail == 0
+        return usage.f_bavail * usage.f_frsize < _FULL_BYTES or usage.f_favail == 0
 
     def unmount(self) -> None:
         """Write everything out and unmount; nothing of the sandbox may run any more.

@@ -6,6 +6,7 @@ Built on ``_socket``: importing ``socket`` costs the runner 15 ms.
 from __future__ import annotations
 
 import _socket
+import os
 
 PACKET_LIMIT = 1 << 20
 _FD_BYTES = 4
@@ -34,3 +35,22 @@ def receive_fd(channel: _socket.socket, size: int = 512) -> tuple[bytes, int]:
     for _level, _kind, data in extra:
         return message, int.from_bytes(data[:_FD_BYTES], "little")
     return message, -1
+
+
+def connect_unix(path: str) -> _socket.socket:
+    """Connect to a unix socket whose path may be longer than the 108 bytes that an address holds.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    directory, name = os.path.split(path)
+    fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        link.connect(f"/proc/self/fd/{fd}/{name}")
+    except OSError:
+        link.close()
+        raise
+    finally:
+        os.close(fd)
+    return link

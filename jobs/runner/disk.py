@@ -17,7 +17,16 @@ from jobs.runner import linux, loop, spawn
 LOCK_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 # 4 KiB blocks also on small disks: the loop device has sectors of that size.
-_MKFS = ("-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
+_MKFS = (
+    "-q",
+    "-F",
+    "-m",
+    "0",
+    "-b",
+    "4096",
+    "-E",
+    "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+)
 
 
 class DiskError(Exception):
@@ -158,4 +167,3 @@ def remove(data: str, sandbox_id: str) -> None:
         os.rmdir(os.path.dirname(image))
     finally:
         os.close(fd)
-

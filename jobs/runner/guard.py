@@ -3,12 +3,13 @@
 The guard makes a pid and a mount namespace and waits. Its one child, the holder, is the first
 process in them and dies with the guard (parent-death signal); when the first process of a pid
 namespace dies, the kernel kills the rest, and with the last process the mounts, the loop device and
-the network namespace go. Only empty control groups stay, which the guard removes; it can start no process by then.
+the network namespace go. Only empty control groups stay, which the guard removes; it can start no
+process by then.
 """
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import fcntl
 import os
@@ -53,7 +54,7 @@ class Runner:
             record.write_exit(self.directory, self.job, self.incarnation, reason, code, phase)
 
 
-def _listen(family: int, address: object) -> _socket.socket:
+def _listen(family: int, address: tuple[str, int] | str) -> _socket.socket:
     listener = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     listener.bind(address)

@@ -7,7 +7,7 @@ bytes. One loop over file descriptors; reports are sent by a thread that never h
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import json
 import os
@@ -70,7 +70,7 @@ class Holder:
         self._watch(self.reporter.ready_fd, self._on_answer)
         self._watch(self._runner.doorbell.fileno(), self._on_scheduler)
         self.sandbox.mount(self.node, self.image)
-        self.sandbox.start(self.image)
+        self.sandbox.start()
         cgroup.join(job.sandbox_id, self._gate_pid)
         self._watch(self.sandbox.pipes.event_fd, self._on_agent_event)
         self._watch(self.sandbox.pipes.log_fd, self._on_agent_log)
@@ -83,15 +83,17 @@ class Holder:
         self._gate_starts += 1
         pid = os.fork()
         if pid == 0:
-            ours.close()
-            os._exit(self._become_gate(theirs))
+            try:
+                self._become_gate(theirs)
+            finally:
+                os._exit(1)  # never back into the holder's code
         theirs.close()
         self._gate_pid, self._gate = pid, ours
         self._gate_fd = os.pidfd_open(pid)
         self._watch(ours.fileno(), self._on_gate)
         self._watch(self._gate_fd, self._on_gate_end)
 
-    def _become_gate(self, theirs: _socket.socket) -> int:
+    def _become_gate(self, theirs: _socket.socket) -> None:
         from jobs.runner import gate
 
         empty = os.open(f"{self._scratch}/empty", os.O_RDONLY | os.O_CLOEXEC)
@@ -105,7 +107,6 @@ class Holder:
             uid=self._runner.slot.gate_uid,
             empty_fd=empty,
         )
-        return 0
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -117,8 +118,9 @@ class Holder:
         self._poll.unregister(fd)
         del self._handlers[fd]
 
-    def serve(self) -> None:
-        """Handle what comes until the run ends, by ``Ending``."""
+    def serve(self, signal_fd: int) -> NoReturn:
+        """Handle what comes until the run ends, by ``Ending``; a signal asks for the end."""
+        self._watch(signal_fd, self._stop)
         while True:
             for fd, _ in self._poll.poll(_TICK_SECONDS * 1000):
                 if fd in self._handlers:
@@ -158,7 +160,7 @@ class Holder:
                 "op": "assign",
                 "secret": self._secret,
                 "sandbox_id": self.job.sandbox_id,
-                "env": wanted["env"],
+                "env": {**self.image.environment, **wanted["env"]},
                 "user": wanted["user"] or self.image.user,
                 "workdir": wanted["workdir"] or self.image.workdir,
                 "entrypoint": wanted["entrypoint"] or self.image.entrypoint,
@@ -224,7 +226,7 @@ class Holder:
 
     def _on_scheduler(self) -> None:
         """A connection is held by the scheduler: its end tells that this runner is gone."""
-        link, _ = self._runner.doorbell._accept()  # noqa: SLF001
+        link, _ = self._runner.doorbell._accept()  # type: ignore[attr-defined]
         connection = _socket.socket(fileno=link)
         self._schedulers[link] = connection
         self._watch(link, lambda: self._on_scheduler_word(connection))
@@ -375,8 +377,7 @@ def hold(runner: Runner) -> int:
     holder = Holder(runner, marks)
     try:
         holder.boot()
-        holder._watch(woken, holder._stop)  # noqa: SLF001
-        holder.serve()
+        holder.serve(woken)
     except Ending as ending:
         return holder.end(str(ending))
     except (boot.BootError, disk.DiskError, OSError) as error:
@@ -400,6 +401,6 @@ def _close_all_but(keep: set[int]) -> None:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from jobs.runner.guard import Runner

@@ -88,7 +88,7 @@ class Slot:
 
 
 def slot_addresses(subnet: str, number: int) -> tuple[str, str]:
-    """Return the host's and the sandbox's address of a slot: the ``number``-th /31 of ``subnet``."""
+    """Return the host's and the sandbox's address of a slot, its /31 of the subnet."""
     first, _, bits = subnet.partition("/")
     a, b, c, d = (int(part) for part in first.split("."))
     start = (a << 24 | b << 16 | c << 8 | d) + 2 * number

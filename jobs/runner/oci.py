@@ -7,12 +7,10 @@ from jobs.runner import arch
 # What root inside may do within its own user namespace: install packages, change owners and users,
 # ping. Nothing here reaches beyond that namespace.
 CAPABILITIES = [
-    f"CAP_{name}"
-    for name in (
-        "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP "
-        "SETGID SETPCAP SETUID SYS_CHROOT"
-    ).split()
-]
+    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+    "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID",
+    "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+]  # fmt: skip
 _ALLOW, _ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 _EPERM, _ENOSYS = 1, 38
 _NAMESPACE_FLAGS = 0x7E020000  # every CLONE_NEW* flag
@@ -28,8 +26,12 @@ _MASKED = [
 _READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
 ARGUMENTS = [
-    "/opt/yurt/bin/tini", "--", "/opt/yurt/bin/python3", "-I", "-S", "/opt/yurt/app/main.py",
+    "/opt/yurt/bin/tini", "--", "/opt/yurt/bin/python3", "-I", "-S", "-X", "utf8",
+    "/opt/yurt/app/main.py",
 ]  # fmt: skip
+# The agent's own; what it starts gets the image's and the sandbox's. With LC_ALL=C the bundle's C
+# library never opens the locale files of the image, which may be made by another version.
+ENVIRONMENT = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"]
 
 
 def config(
@@ -39,7 +41,6 @@ def config(
     uid_base: int,
     namespaces: dict[str, str],
     limits: dict[str, int],
-    environment: dict[str, str],
     seccomp: dict[str, list[str]],
 ) -> dict[str, object]:
     """Render ``config.json``.
@@ -50,7 +51,6 @@ def config(
         uid_base: the first of the 65,536 host ids of the sandbox.
         namespaces: paths of the prepared ``user`` and ``network`` namespaces.
         limits: ``cpu`` in cores, ``memory_mib``, ``pids``.
-        environment: the image's, for the agent and through it for all that runs inside.
         seccomp: names of system calls to ``allow`` and to ``refuse`` with EPERM.
     """
     mapping = [{"containerID": 0, "hostID": uid_base, "size": 65536}]
@@ -64,11 +64,9 @@ def config(
             "user": {"uid": 0, "gid": 0},
             "cwd": "/",
             "args": ARGUMENTS,
-            "env": [f"{name}={value}" for name, value in environment.items()],
+            "env": ENVIRONMENT,
             "noNewPrivileges": False,  # sudo and su must work; they reach only this user namespace
-            "capabilities": {
-                kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")
-            },
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
         },
         "mounts": _mounts(scratch),
         "linux": {
@@ -99,11 +97,12 @@ def _mounts(scratch: str) -> list[dict[str, object]]:
         flags = ["bind", "nosuid", "nodev", *options]
         return {"destination": target, "type": "bind", "source": source, "options": flags}
 
+    terminal = ("ptmxmode=0666", "mode=0620", "gid=5")
     quiet = ("nosuid", "noexec", "nodev")
     return [
         virtual("/proc", "proc", *quiet),
         virtual("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        virtual("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        virtual("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", *terminal),
         virtual("/dev/shm", "tmpfs", *quiet, "mode=1777", "size=65536k"),
         virtual("/dev/mqueue", "mqueue", *quiet),
         virtual("/sys", "sysfs", *quiet, "ro"),

@@ -12,7 +12,7 @@ import json
 import os
 import time
 
-from jobs.runner import message
+from jobs.runner import channel, message
 
 _TIMEOUT_SECONDS = 10.0
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -117,18 +117,15 @@ def _post(url: str, fields: dict[str, str], body: bytes) -> tuple[int, dict[str,
 def _connect(url: str) -> tuple[_socket.socket, str]:
     scheme, _, rest = url.partition(":")
     if scheme == "unix":
-        link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        host, target = "localhost", rest
-    elif scheme == "http":
-        link = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        host = rest.strip("/")
-        name, _, port = host.partition(":")
-        target = (name, int(port or 80))
-    else:
+        return channel.connect_unix(rest), "localhost"
+    if scheme != "http":
         raise ValueError(f"control cannot be reached at {url!r}: unknown scheme")
+    host = rest.strip("/")
+    name, _, port = host.partition(":")
+    link = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     link.settimeout(_TIMEOUT_SECONDS)
     try:
-        link.connect(target)
+        link.connect((name, int(port or 80)))
     except OSError:
         link.close()
         raise

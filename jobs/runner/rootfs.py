@@ -33,7 +33,7 @@ class Owner:
     """
 
     def __init__(self, base: int) -> None:
-        """Fork the process and map ids 0–65535 inside to host ids from ``base``."""
+        """Fork the process and map ids 0 to 65535 inside to host ids from ``base``."""
         self._link, theirs = channel.pair()
         self.pid = os.fork()
         if self.pid == 0:
@@ -129,7 +129,7 @@ def _bring_up(interface: str, address: str, mask: str) -> None:
 
 
 def _default_route(gateway: str) -> None:
-    """Add the default route by ``struct rtentry`` (linux/route.h), as ``route add default`` does."""
+    """Add the default route by ``struct rtentry`` (linux/route.h), as route(8) does."""
     anywhere = _address("0.0.0.0")
     route = struct.pack(
         "@L16s16s16sHhLPhPLLH",

@@ -57,16 +57,15 @@ def inotify_hogged(name: str) -> bool:
         limit = int(file.read())
     counts: dict[int, int] = {}
     looks = 0
-    for directory in cgroup.directories(name)[:1]:
-        for pid in cgroup.pids(directory):
-            try:
-                owner = os.stat(f"/proc/{pid}").st_uid
-                for fd in os.listdir(f"/proc/{pid}/fd"):
-                    looks += 1
-                    if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("anon_inode:inotify"):
-                        counts[owner] = counts.get(owner, 0) + 1
-            except OSError:
-                continue  # the process ended
-            if looks > _FD_LOOKS:
-                break
+    pids = [pid for directory in cgroup.directories(name)[:1] for pid in cgroup.pids(directory)]
+    for pid in pids:
+        try:
+            owner = os.stat(f"/proc/{pid}").st_uid
+            files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue  # the process ended, or closed a file meanwhile
+        counts[owner] = counts.get(owner, 0) + files.count("anon_inode:inotify")
+        looks += len(files)
+        if looks > _FD_LOOKS:
+            break
     return any(count >= limit for count in counts.values())

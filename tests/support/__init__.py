@@ -1,0 +1,3 @@
+"""Parts that tests of several tiers share."""
+
+from __future__ import annotations
