@@ -224,6 +224,9 @@ class Permission(StrEnum):
     READ_RUNNERS = "read:runners"
     WRITE_RUNNERS = "write:runners"
     DELETE_RUNNERS = "delete:runners"
+    MANAGE_API_KEYS = "manage:api_keys"
+    MANAGE_SECRETS = "manage:secrets"
+    READ_LIMITS = "read:limits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
