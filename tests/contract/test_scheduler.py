@@ -1,0 +1,212 @@
+"""Every scheduler keeps the same promises; the local one is given real runners."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from control.errors import ConflictError, NoCapacityError
+from jobs.local import LocalScheduler, NodeSettings, run_directories, teardown
+from jobs.runner import cgroup
+from jobs.scheduler import Job
+from tests.support.runner_rig import BUSYBOX, KEY, TINI, Rig, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = [
+    pytest.mark.contract,
+    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
+    ),
+]
+A, B, MISSING = "a" * 26, "b" * 26, "c" * 26
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path / "data")
+    yield rig
+    rig.close()
+
+
+def settings(rig: Rig, **more: float) -> NodeSettings:
+    bundle = rig.data / "lib" / "agent"
+    return NodeSettings(rig.data, KEY, bundle, [], [], memory_floor_mib=16, **more)
+
+
+@pytest.fixture
+async def scheduler(rig: Rig) -> AsyncIterator[LocalScheduler]:
+    async with LocalScheduler(settings(rig)) as scheduler:
+        yield scheduler
+        for allocation in await scheduler.allocations():
+            await scheduler.stop(allocation.sandbox_id, grace_seconds=20)
+
+
+def job(rig: Rig, sandbox_id: str = A, generation: int = 1, **more: int) -> Job:
+    return Job(
+        sandbox_id=sandbox_id,
+        generation=generation,
+        image_id="busybox",
+        cpu=1,
+        memory_mib=more.get("memory_mib", 64),
+        disk_bytes=more.get("disk_bytes", 64 << 20),
+        pids=64,
+        domain="localhost",
+        control_url=f"unix:{rig.data}/run/control.sock",
+    )
+
+
+async def until_ready(rig: Rig, sandbox_id: str, times: int = 1) -> None:
+    await asyncio.to_thread(rig.until, sandbox_id, "ready", times)
+
+
+async def test_a_job_runs_until_it_is_stopped_and_is_then_forgotten(
+    rig: Rig, scheduler: LocalScheduler
+) -> None:
+    placed = await scheduler.submit(job(rig))
+    assert (placed.sandbox_id, placed.generation, placed.running) == (A, 1, True)
+    await until_ready(rig, A)
+    assert await scheduler.submit(job(rig)) == placed
+    with pytest.raises(ConflictError):
+        await scheduler.submit(job(rig, generation=2))
+    with pytest.raises(ConflictError):
+        await scheduler.forget(A)
+    await scheduler.stop(A, grace_seconds=20)
+    ended = await scheduler.allocation(A)
+    assert ended is not None
+    assert not ended.running
+    assert ended.exit is not None
+    assert (ended.exit.reason, ended.exit.code) == ("", 0)
+    await scheduler.forget(A)
+    assert await scheduler.allocation(A) is None
+    assert await scheduler.allocations() == []
+
+
+async def test_what_is_not_there_is_stopped_and_forgotten_already(
+    scheduler: LocalScheduler,
+) -> None:
+    await scheduler.stop(MISSING, grace_seconds=1)
+    await scheduler.forget(MISSING)
+    assert await scheduler.allocation(MISSING) is None
+
+
+async def test_an_end_wakes_whoever_watches(rig: Rig, scheduler: LocalScheduler) -> None:
+    await scheduler.submit(job(rig))
+    await until_ready(rig, A)
+    changes = scheduler.changes()
+    os.kill(rig.init_pid(A), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        assert await anext(changes) == A
+    ended = await scheduler.allocation(A)
+    assert ended is not None
+    assert ended.exit is not None
+    assert "first process ended" in ended.exit.reason
+
+
+async def test_a_killed_runner_is_seen_to_have_been_killed(
+    rig: Rig, scheduler: LocalScheduler
+) -> None:
+    await scheduler.submit(job(rig))
+    await until_ready(rig, A)
+    changes = scheduler.changes()
+    child = scheduler._runs[A].child
+    assert child is not None
+    os.kill(child, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        assert await anext(changes) == A
+    ended = await scheduler.allocation(A)
+    assert ended is not None
+    assert ended.exit is not None
+    assert (ended.exit.code, ended.exit.phase) == (137, "unknown")
+    again = await scheduler.submit(job(rig, generation=2))
+    assert again.generation == 2
+    await until_ready(rig, A, 2)
+
+
+async def test_runners_outlive_the_scheduler_and_are_adopted(rig: Rig) -> None:
+    async with LocalScheduler(settings(rig)) as first:
+        placed = await first.submit(job(rig))
+        await first.submit(job(rig, B))
+        await until_ready(rig, A)
+        await until_ready(rig, B)
+    inside = rig.pids(A)
+    os.kill(rig.init_pid(B), signal.SIGKILL)
+    await asyncio.to_thread(eventually, lambda: not rig.pids(B))
+    async with LocalScheduler(settings(rig)) as second:
+        adopted = await second.allocation(A)
+        assert adopted == placed
+        assert rig.pids(A) == inside
+        with pytest.raises(ConflictError):
+            await second.submit(job(rig, generation=2))
+        dead = await second.allocation(B)
+        while dead is not None and dead.running:
+            dead = await second.allocation(B)
+            await asyncio.sleep(0.01)
+        assert dead is not None
+        assert dead.exit is not None
+        assert "first process ended" in dead.exit.reason
+        await second.stop(A, grace_seconds=20)
+        ended = await second.allocation(A)
+        assert ended is not None
+        assert ended.exit is not None
+        assert ended.exit.reason == ""
+
+
+async def test_a_runner_that_does_not_answer_is_killed(rig: Rig, scheduler: LocalScheduler) -> None:
+    await scheduler.submit(job(rig))
+    await until_ready(rig, A)
+    guard = scheduler._runs[A].child
+    assert guard is not None
+    holder = int(Path(f"/proc/{guard}/task/{guard}/children").read_text().split()[0])
+    os.kill(holder, signal.SIGSTOP)
+    await scheduler.stop(A, grace_seconds=0.3)
+    ended = await scheduler.allocation(A)
+    assert ended is not None
+    assert not ended.running
+
+
+async def test_no_memory_is_promised_twice(rig: Rig) -> None:
+    async with LocalScheduler(settings(rig, memory_reserve=1.0)) as scheduler:
+        with pytest.raises(NoCapacityError, match=r"memory.*MiB"):
+            await scheduler.submit(job(rig, memory_mib=1 << 20))
+        assert await scheduler.allocations() == []
+        assert run_directories(rig.data) == []
+
+
+async def test_no_disk_is_promised_twice(rig: Rig, scheduler: LocalScheduler) -> None:
+    volume = os.statvfs(rig.data)
+    room = volume.f_bavail * volume.f_frsize
+    with pytest.raises(NoCapacityError, match="volume"):
+        await scheduler.submit(job(rig, disk_bytes=room + (64 << 20)))
+    assert run_directories(rig.data) == []
+
+
+async def test_a_verb_works_and_a_failing_one_says_why(rig: Rig, scheduler: LocalScheduler) -> None:
+    await scheduler.submit(job(rig))
+    await until_ready(rig, A)
+    await scheduler.stop(A, grace_seconds=20)
+    before = await scheduler.work("inventory", {})
+    assert before["disks"][A]["limit"] == 64 << 20
+    await scheduler.work("remove-disk", {"sandbox_id": A})
+    await scheduler.work("remove-disk", {"sandbox_id": A})
+    after = await scheduler.work("inventory", {})
+    assert after["disks"] == {}
+    with pytest.raises(Exception, match="image"):
+        await scheduler.work("fetch-image", {"image_id": "missing"})
+
+
+async def test_teardown_leaves_no_runner_rule_or_group(rig: Rig) -> None:
+    async with LocalScheduler(settings(rig)) as scheduler:
+        await scheduler.submit(job(rig))
+        await until_ready(rig, A)
+    await teardown(rig.data)
+    assert not rig.loops()
+    assert not cgroup.directories(A)
+    assert not Path("/sys/class/net/yv0").exists()
