@@ -255,7 +255,7 @@ def test_a_sandbox_that_hits_a_limit_says_which(
     put_work(rig, A, script)
     process = rig.start(A, 2, **more)
     notice = eventually(
-        lambda: [r for r in rig.control.reports if r["phase"] == "notice"], seconds=15
+        lambda: [r for r in rig.control.reports if r["phase"] == "notice"], seconds=60
     )
     assert notice[0]["kind"] == kind
     assert process.poll() is None
