@@ -14,9 +14,7 @@ from control.errors import InvalidError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CERTIFICATE = re.compile(
-    r"-----BEGIN (?:TRUSTED )?CERTIFICATE-----.+?-----END (?:TRUSTED )?CERTIFICATE-----", re.DOTALL
-)
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 # The bundle that Debian's ca-certificates keeps, and everything that must be told to use it:
 # OpenSSL programs, requests, Node, pip, curl, git.
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -34,7 +32,7 @@ _CA_VARIABLES = (
 class Site:
     """What this site's network asks of every image; an empty field asks for nothing.
 
-    ``extra_ca`` are paths or patterns of PEM files, relative ones and missing ones included.
+    ``extra_ca`` are paths or patterns of PEM files; a pattern may match none.
     ``apt_mirror`` is like ``http://mirror.example.com/debian``; security updates are looked for
     beside it, at ``…/debian-security``.
     """
@@ -51,15 +49,13 @@ class Site:
         """Read the further CA certificates, one PEM block each, in a stable order.
 
         Raises:
-            InvalidError: a file holds no certificate.
+            InvalidError: a file is missing or holds no certificate.
         """
         found: list[str] = []
         for pattern in self.extra_ca:
-            for name in sorted(glob.glob(pattern)):  # noqa: PTH207  (patterns may be absolute)
-                blocks = _CERTIFICATE.findall(Path(name).read_text(errors="replace"))
-                if not blocks:
-                    raise InvalidError(f"{name}, named as a CA certificate, holds none in PEM form")
-                found.extend(block + "\n" for block in blocks)
+            names = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+            for name in names:
+                found.extend(_certificates(Path(name)))
         return list(dict.fromkeys(found))
 
     def environment(self) -> dict[str, str]:
@@ -75,6 +71,11 @@ class Site:
                 variables[name] = variables[name.upper()] = value
         return variables
 
+    def apt_options(self) -> list[str]:
+        """Return the options that apt needs to reach its mirrors."""
+        proxies = {"http": self.http_proxy, "https": self.https_proxy}
+        return [f'Acquire::{scheme}::Proxy "{url}"' for scheme, url in proxies.items() if url]
+
     def files(self) -> dict[str, str]:
         """Return the configuration files, path below the root to content, that an image gets.
 
@@ -84,10 +85,9 @@ class Site:
             f"usr/local/share/ca-certificates/yurt-site-{number}.crt": block
             for number, block in enumerate(self.certificates(), start=1)
         }
-        proxies = [("http", self.http_proxy), ("https", self.https_proxy)]
-        lines = [f'Acquire::{scheme}::Proxy "{url}";\n' for scheme, url in proxies if url]
-        if lines:
-            files["etc/apt/apt.conf.d/80yurt-site"] = "".join(lines)
+        if self.apt_options():
+            lines = "".join(f"{option};\n" for option in self.apt_options())
+            files["etc/apt/apt.conf.d/80yurt-site"] = lines
         if self.npm_mirror:
             files["usr/local/etc/npmrc"] = f"registry={self.npm_mirror}\n"
         index = f"index-url = {self.pip_mirror}\n" if self.pip_mirror else ""
@@ -116,6 +116,16 @@ def apt_sources(site: Site, release: str, root: Path = Path("/")) -> list[str]:
     return [*lines, f"deb {security} {release}-security main"] if security else lines
 
 
+def _certificates(path: Path) -> list[str]:
+    try:
+        blocks: list[str] = _CERTIFICATE.findall(path.read_text(errors="replace"))
+    except OSError as exc:
+        raise InvalidError(f"the CA certificate {path} cannot be read: {exc.strerror}") from exc
+    if not blocks:
+        raise InvalidError(f"{path}, named as a CA certificate, holds none in PEM form")
+    return [block + "\n" for block in blocks]
+
+
 def _is_debian(url: str) -> bool:
     """Tell Debian's archive from other vendors', who use its release names for theirs."""
     return "debian" in urlsplit(url).path.rstrip("/").rpartition("/")[2]
@@ -130,7 +140,7 @@ def _codename(root: Path) -> str:
 
 
 def _host_sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield suite and URL of every binary source with the component ``main`` (``sources.list(5)``)."""
+    """Yield suite and URL of each source with the component ``main`` (``sources.list(5)``)."""
     directory = root / "etc/apt/sources.list.d"
     for path in [root / "etc/apt/sources.list", *sorted(directory.glob("*.list"))]:
         text = path.read_text() if path.exists() else ""
@@ -150,7 +160,7 @@ def _host_sources(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _resolved(url: str, root: Path) -> str:
-    """Follow a mirror list (``apt-transport-mirror(1)``; cloud images have one) to its first URL."""
+    """Follow a mirror list (``apt-transport-mirror(1)``), as in cloud images, to its first URL."""
     if not url.startswith("mirror+file:"):
         return url
     listed = root / urlsplit(url).path.lstrip("/")

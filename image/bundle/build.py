@@ -62,7 +62,7 @@ def build_bundle(target: Path, progress: Callable[[str], None]) -> None:
     started = time.monotonic()
     progress("agent bundle: copying Python and its libraries")
     target.parent.mkdir(parents=True, exist_ok=True)
-    tree = Path(tempfile.mkdtemp(prefix=".agent-", dir=target.parent))
+    tree = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         _copy_python(tree)
         _copy_application(tree)
