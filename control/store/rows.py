@@ -1,0 +1,210 @@
+"""Rows to nouns and back. What is secret in a record is sealed for the record's own id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from control.model import (
+    ApiKey,
+    DesiredState,
+    Intervals,
+    NetworkPolicy,
+    Permission,
+    Resources,
+    Run,
+    Sandbox,
+    Secrets,
+    Snapshot,
+    SnapshotState,
+    State,
+)
+from control.naming import SandboxId
+from control.store import Outline
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from control.vault import Vault
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_ms(moment: datetime) -> int:
+    """Write a time as the tables keep it."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_ms(moment: int) -> datetime:
+    """Read a time from a table."""
+    return _EPOCH + moment * _MILLISECOND
+
+
+def _maybe_ms(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ms(moment)
+
+
+def _maybe(moment: int | None) -> datetime | None:
+    return None if moment is None else from_ms(moment)
+
+
+def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
+    """Write a record as the columns of ``sandboxes``."""
+    run, resources, intervals = sandbox.run, sandbox.resources, sandbox.intervals
+    return {
+        "id": sandbox.id,
+        "name": sandbox.name,
+        "organization_id": sandbox.organization_id,
+        "snapshot": sandbox.snapshot,
+        "image_id": sandbox.image_id,
+        "user": sandbox.user,
+        "entrypoint": json.dumps(sandbox.entrypoint),
+        "workdir": sandbox.workdir,
+        "labels": json.dumps(dict(sandbox.labels)),
+        "public": sandbox.public,
+        "private_ports": json.dumps(sandbox.private_ports),
+        "network_block_all": sandbox.network.block_all,
+        "network_allow": json.dumps(sandbox.network.allow),
+        "target": sandbox.target,
+        "cpu": resources.cpu,
+        "memory_gib": resources.memory_gib,
+        "disk_gib": resources.disk_gib,
+        "auto_stop_minutes": intervals.stop,
+        "auto_archive_minutes": intervals.archive,
+        "auto_delete_minutes": intervals.delete,
+        "state": sandbox.state.value,
+        "desired_state": sandbox.desired_state.value,
+        "error_reason": sandbox.error_reason,
+        "recoverable": sandbox.recoverable,
+        **asdict(run),
+        "assignment_version": sandbox.assignment_version,
+        "created_at": to_ms(sandbox.created_at),
+        "updated_at": to_ms(sandbox.updated_at),
+        "changed_at": to_ms(sandbox.changed_at),
+        "last_activity_at": to_ms(sandbox.last_activity_at),
+        "sealed": vault.seal(json.dumps(asdict(sandbox.secrets)).encode(), _place(sandbox.id)),
+    }
+
+
+def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
+    """Read a record."""
+    return Sandbox(
+        id=SandboxId(row.id),
+        name=row.name,
+        organization_id=row.organization_id,
+        snapshot=row.snapshot,
+        image_id=row.image_id,
+        user=row.user,
+        entrypoint=tuple(json.loads(row.entrypoint)),
+        workdir=row.workdir,
+        labels=json.loads(row.labels),
+        public=row.public,
+        private_ports=tuple(json.loads(row.private_ports)),
+        network=NetworkPolicy(row.network_block_all, tuple(json.loads(row.network_allow))),
+        target=row.target,
+        resources=Resources(row.cpu, row.memory_gib, row.disk_gib),
+        intervals=Intervals(
+            row.auto_stop_minutes, row.auto_archive_minutes, row.auto_delete_minutes
+        ),
+        state=State(row.state),
+        desired_state=DesiredState(row.desired_state),
+        error_reason=row.error_reason,
+        recoverable=row.recoverable,
+        run=Run(
+            row.generation,
+            row.incarnation,
+            row.up_sequence,
+            row.down_sequence,
+            row.pushed_version,
+        ),
+        assignment_version=row.assignment_version,
+        created_at=from_ms(row.created_at),
+        updated_at=from_ms(row.updated_at),
+        changed_at=from_ms(row.changed_at),
+        last_activity_at=from_ms(row.last_activity_at),
+        secrets=Secrets(**json.loads(vault.open(row.sealed, _place(row.id)))),
+    )
+
+
+def _place(sandbox_id: str) -> str:
+    return f"the secrets of sandbox {sandbox_id}"
+
+
+def outline_from(row: Row[Any]) -> Outline:
+    """Read a record's outline."""
+    return Outline(
+        SandboxId(row.id),
+        State(row.state),
+        DesiredState(row.desired_state),
+        row.generation,
+        row.pushed_version,
+        row.assignment_version,
+        from_ms(row.changed_at),
+    )
+
+
+def snapshot_values(snapshot: Snapshot) -> dict[str, Any]:
+    """Write a snapshot as the columns of ``snapshots``."""
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "image_id": snapshot.image_id,
+        "user": snapshot.user,
+        "entrypoint": json.dumps(snapshot.entrypoint),
+        "private_ports": json.dumps(snapshot.private_ports),
+        **asdict(snapshot.resources),
+        "size_bytes": snapshot.size_bytes,
+        "state": snapshot.state.value,
+        "error_reason": snapshot.error_reason,
+        "created_at": to_ms(snapshot.created_at),
+        "updated_at": to_ms(snapshot.updated_at),
+        "last_used_at": _maybe_ms(snapshot.last_used_at),
+    }
+
+
+def snapshot_from(row: Row[Any]) -> Snapshot:
+    """Read a snapshot."""
+    return Snapshot(
+        id=row.id,
+        name=row.name,
+        image_id=row.image_id,
+        user=row.user,
+        entrypoint=tuple(json.loads(row.entrypoint)),
+        private_ports=tuple(json.loads(row.private_ports)),
+        resources=Resources(row.cpu, row.memory_gib, row.disk_gib),
+        size_bytes=row.size_bytes,
+        state=SnapshotState(row.state),
+        error_reason=row.error_reason,
+        created_at=from_ms(row.created_at),
+        updated_at=from_ms(row.updated_at),
+        last_used_at=_maybe(row.last_used_at),
+    )
+
+
+def key_values(key: ApiKey) -> dict[str, Any]:
+    """Write a key as the columns of ``api_keys``."""
+    return {
+        "name": key.name,
+        "prefix": key.prefix,
+        "hash": key.hash,
+        "permissions": json.dumps(sorted(key.permissions)),
+        "created_at": to_ms(key.created_at),
+        "expires_at": _maybe_ms(key.expires_at),
+        "last_used_at": _maybe_ms(key.last_used_at),
+    }
+
+
+def key_from(row: Row[Any]) -> ApiKey:
+    """Read a key."""
+    return ApiKey(
+        name=row.name,
+        prefix=row.prefix,
+        hash=row.hash,
+        permissions=frozenset(Permission(p) for p in json.loads(row.permissions)),
+        created_at=from_ms(row.created_at),
+        expires_at=_maybe(row.expires_at),
+        last_used_at=_maybe(row.last_used_at),
+    )

@@ -1,0 +1,110 @@
+"""The tables. Times are milliseconds since 1970, UTC; ``Text`` columns of lists hold JSON."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("snapshot", String(255), nullable=False),
+    Column("image_id", String(64), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("entrypoint", Text, nullable=False),
+    Column("workdir", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("public", Boolean, nullable=False),
+    Column("private_ports", Text, nullable=False),
+    Column("network_block_all", Boolean, nullable=False),
+    Column("network_allow", Text, nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("cpu", Integer, nullable=False),
+    Column("memory_gib", Integer, nullable=False),
+    Column("disk_gib", Integer, nullable=False),
+    Column("auto_stop_minutes", Integer, nullable=False),
+    Column("auto_archive_minutes", Integer, nullable=False),
+    Column("auto_delete_minutes", Integer, nullable=False),
+    Column("state", String(32), nullable=False, index=True),
+    Column("desired_state", String(32), nullable=False),
+    Column("error_reason", Text),
+    Column("recoverable", Boolean, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("incarnation", String(32)),
+    Column("up_sequence", BigInteger, nullable=False),
+    Column("down_sequence", BigInteger, nullable=False),
+    Column("pushed_version", Integer, nullable=False),
+    Column("assignment_version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("last_activity_at", BigInteger, nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+# What labels are searched by; the record's own column is what they are read from.
+labels = Table(
+    "labels",
+    metadata,
+    Column(
+        "sandbox_id", String(26), ForeignKey("sandboxes.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+Index("ix_labels_key_value", labels.c.key, labels.c.value)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("image_id", String(64), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("entrypoint", Text, nullable=False),
+    Column("private_ports", Text, nullable=False),
+    Column("cpu", Integer, nullable=False),
+    Column("memory_gib", Integer, nullable=False),
+    Column("disk_gib", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("error_reason", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("prefix", String(16), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),
+    Column("permissions", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+)

@@ -1,0 +1,325 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from control.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from control.listing import (
+    Filter,
+    Order,
+    Period,
+    Position,
+    SortField,
+    Span,
+    decode_cursor,
+    encode_cursor,
+)
+from control.model import ApiKey, DesiredState, NetworkPolicy, Run, Secrets, State
+from control.store.sqlite import open_sqlite
+from control.store.tables import metadata
+from control.vault import Vault, VaultError
+from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from control.model import Sandbox
+    from control.store import Store
+    from control.store.sql import SqlStore
+
+pytestmark = pytest.mark.contract
+MOST = 1000
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    async with a_store(tmp_path) as store:
+        yield store
+
+
+def test_the_implementation_fits_the_interface(tmp_path: Path) -> None:
+    def conforms(store: SqlStore) -> Store:
+        return store
+
+    assert callable(conforms)
+
+
+async def test_a_record_comes_back_as_it_was_stored(store: SqlStore) -> None:
+    stored = a_sandbox(
+        name="mine",
+        labels={"a b": 'c"d', "": "empty"},
+        entrypoint=("/bin/sh", "-c", "x"),
+        network=NetworkPolicy(block_all=True, allow=("1.2.3.0/24",)),
+        private_ports=(5901,),
+        run=Run(3, "f" * 32, 7, 8, 9),
+        secrets=Secrets(env={"K": "v"}, revoked={"abc": 5}),
+        error_reason="why",
+        recoverable=True,
+    )
+    await store.sandboxes.insert(stored, most=MOST)
+    assert await store.sandboxes.get(stored.id) == stored
+    assert await store.sandboxes.get("mine") == stored
+    assert await store.sandboxes.get("other") is None
+
+
+async def test_a_name_can_be_taken_only_once(store: SqlStore) -> None:
+    first, second = a_sandbox(name="same"), a_sandbox(name="same", labels={"a": "b"})
+    await store.sandboxes.insert(first, most=MOST)
+    with pytest.raises(ConflictError):
+        await store.sandboxes.insert(second, most=MOST)
+    assert await store.sandboxes.get(second.id) is None
+    other = a_sandbox(name="other")
+    await store.sandboxes.insert(other, most=MOST)
+    with pytest.raises(ConflictError):
+        await store.sandboxes.change(other.id, lambda s: replace(s, name="same"))
+
+
+async def test_parallel_inserts_never_exceed_the_most(store: SqlStore) -> None:
+    results = await asyncio.gather(
+        *(store.sandboxes.insert(a_sandbox(), most=3) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(result is None for result in results) == 3
+    assert sum(isinstance(result, ForbiddenError) for result in results) == 5
+
+
+async def test_destroyed_sandboxes_take_no_room(store: SqlStore) -> None:
+    await store.sandboxes.insert(a_sandbox(state=State.DESTROYED), most=1)
+    await store.sandboxes.insert(a_sandbox(), most=1)
+
+
+async def test_a_change_is_atomic_under_concurrency(store: SqlStore) -> None:
+    stored = a_sandbox()
+    await store.sandboxes.insert(stored, most=MOST)
+
+    def one_more(sandbox: Sandbox) -> Sandbox:
+        return replace(sandbox, assignment_version=sandbox.assignment_version + 1)
+
+    await asyncio.gather(*(store.sandboxes.change(stored.id, one_more) for _ in range(20)))
+    read = await store.sandboxes.get(stored.id)
+    assert read is not None
+    assert read.assignment_version == 21
+
+
+async def test_a_change_that_raises_changes_nothing(store: SqlStore) -> None:
+    stored = a_sandbox()
+    await store.sandboxes.insert(stored, most=MOST)
+
+    def refuse(sandbox: Sandbox) -> Sandbox:
+        raise ConflictError("no")
+
+    with pytest.raises(ConflictError):
+        await store.sandboxes.change(stored.id, refuse)
+    assert await store.sandboxes.get(stored.id) == stored
+    with pytest.raises(NotFoundError):
+        await store.sandboxes.change(a_sandbox().id, lambda s: s)
+
+
+async def test_a_removed_record_is_gone_and_removing_it_again_succeeds(store: SqlStore) -> None:
+    stored = a_sandbox(labels={"a": "b"})
+    await store.sandboxes.insert(stored, most=MOST)
+    for _ in range(2):
+        await store.sandboxes.remove(stored.id)
+    assert await store.sandboxes.get(stored.id) is None
+    assert await store.sandboxes.count(Filter(labels={"a": "b"})) == 0
+
+
+async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    stored = a_sandbox()
+    async with a_store(tmp_path) as store:
+        await store.sandboxes.insert(stored, most=MOST)
+    async with a_store(tmp_path) as store:
+        assert await store.sandboxes.get(stored.id) == stored
+
+
+async def names(store: SqlStore, wanted: Filter, order: Order | None = None) -> list[str]:
+    page = await store.sandboxes.page(wanted, order or Order(by=SortField.NAME, descending=False))
+    return [sandbox.name for sandbox in page.sandboxes]
+
+
+async def test_filters_select(store: SqlStore) -> None:
+    for sandbox in (
+        a_sandbox(name="a", labels={"x": "1", "y": "2"}, public=True, minutes=0),
+        a_sandbox(name="b", labels={"x": "1", 'q"%': "_"}, state=State.STARTED, minutes=1),
+        a_sandbox(name="a%b", snapshot="other", target="eu", minutes=2),
+        a_sandbox(name="gone", labels={"x": "1"}, state=State.DESTROYED),
+        a_sandbox(name="broken", state=State.ERROR, desired_state=DesiredState.DESTROYED),
+    ):
+        await store.sandboxes.insert(sandbox, most=MOST)
+    assert await names(store, Filter()) == ["a", "a%b", "b"]
+    assert await names(store, Filter(with_errored_deleted=True)) == ["a", "a%b", "b", "broken"]
+    assert await names(store, Filter(labels={"x": "1"})) == ["a", "b"]
+    assert await names(store, Filter(labels={"x": "1", "y": "2"})) == ["a"]
+    assert await names(store, Filter(labels={'q"%': "_"})) == ["b"]
+    assert await names(store, Filter(labels={"x": "2"})) == []
+    assert await names(store, Filter(name_prefix="a%")) == ["a%b"]
+    assert await names(store, Filter(name_prefix="A")) == []
+    assert await names(store, Filter(states=(State.STARTED, State.ERROR))) == ["b"]
+    assert await names(store, Filter(snapshots=("other",))) == ["a%b"]
+    assert await names(store, Filter(targets=("eu",))) == ["a%b"]
+    assert await names(store, Filter(public=True)) == ["a"]
+    assert await names(store, Filter(recoverable=True)) == []
+    assert await names(store, Filter(cpu=Span(2, None))) == []
+    assert await names(store, Filter(disk_gib=Span(3, 3))) == ["a", "a%b", "b"]
+    late = Period(after=NOW, before=NOW + timedelta(minutes=2))
+    assert await names(store, Filter(created=late)) == ["b"]
+    assert await names(store, Filter(active=late)) == ["b"]
+
+
+@pytest.mark.parametrize("by", SortField)
+@pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
+async def test_pages_by_cursor_show_each_sandbox_once(
+    store: SqlStore, by: SortField, descending: bool
+) -> None:
+    for number in range(7):
+        await store.sandboxes.insert(
+            a_sandbox(name=f"n{number % 2}{number}", minutes=number // 2), most=MOST
+        )
+    everything = await names(store, Filter(), Order(by=by, descending=descending))
+    seen: list[str] = []
+    order = Order(by=by, descending=descending, limit=2)
+    pages = 0
+    while order.limit:
+        page = await store.sandboxes.page(Filter(), order)
+        seen += [sandbox.name for sandbox in page.sandboxes]
+        pages += 1
+        if page.next is None:
+            break
+        cursor = encode_cursor(order, page.next)
+        order = replace(order, after=decode_cursor(order, cursor))
+    assert pages == 4
+    assert seen == everything
+    assert len(set(seen)) == 7
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "!", "AAAA", "W10", encode_cursor(Order(), Position(1 << 70, "x")), "W" * 2000],
+)
+def test_a_strange_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidError):
+        decode_cursor(Order(), cursor)
+
+
+def test_a_cursor_of_another_order_is_refused() -> None:
+    cursor = encode_cursor(Order(by=SortField.NAME), Position("a", "b"))
+    with pytest.raises(InvalidError):
+        decode_cursor(Order(by=SortField.CREATED), cursor)
+    with pytest.raises(InvalidError):
+        decode_cursor(Order(by=SortField.NAME, descending=False), cursor)
+
+
+async def test_pages_by_number_and_count(store: SqlStore) -> None:
+    for number in range(5):
+        await store.sandboxes.insert(a_sandbox(name=f"n{number}"), most=MOST)
+    order = Order(by=SortField.NAME, descending=False, limit=2, offset=4)
+    assert await names(store, Filter(), order) == ["n4"]
+    assert await store.sandboxes.count(Filter()) == 5
+
+
+async def test_the_survey_shows_destroyed_ones_too(store: SqlStore) -> None:
+    stored = a_sandbox(state=State.DESTROYED, run=Run(2, None, 0, 0, 3))
+    await store.sandboxes.insert(stored, most=MOST)
+    (outline,) = await store.sandboxes.survey()
+    assert (outline.id, outline.state, outline.generation) == (stored.id, State.DESTROYED, 2)
+    assert (outline.pushed_version, outline.changed_at) == (3, stored.changed_at)
+
+
+async def test_snapshots_are_found_by_id_and_name_and_replaced(store: SqlStore) -> None:
+    first = a_snapshot()
+    await store.snapshots.put(first)
+    assert await store.snapshots.get("default") == first
+    assert await store.snapshots.get(first.id) == first
+    renewed = replace(first, id="other-id", image_id="1" * 64)
+    await store.snapshots.put(renewed)
+    assert await store.snapshots.get("default") == renewed
+    assert await store.snapshots.get(first.id) is None
+    page = await store.snapshots.page(name="efa", limit=10, offset=0)
+    assert (page.snapshots, page.total) == ([renewed], 1)
+    page = await store.snapshots.page(name="%", limit=10, offset=0)
+    assert (page.snapshots, page.total) == ([], 0)
+
+
+def a_key(name: str) -> ApiKey:
+    return ApiKey(name=name, prefix=name, hash="0" * 64, permissions=ALL, created_at=NOW)
+
+
+async def test_a_change_of_keys_concerns_every_live_sandbox(store: SqlStore) -> None:
+    live, over = a_sandbox(state=State.STARTED), a_sandbox(state=State.STOPPED)
+    await store.sandboxes.insert(live, most=MOST)
+    await store.sandboxes.insert(over, most=MOST)
+    assert await store.keys.insert(a_key("one")) == [live.id]
+    assert await store.keys.remove("one") == [live.id]
+    read = await store.sandboxes.get(live.id)
+    assert read is not None
+    assert read.assignment_version == live.assignment_version + 2
+    assert await store.sandboxes.get(over.id) == over
+
+
+async def test_keys_come_back_and_note_their_use(store: SqlStore) -> None:
+    key = a_key("one")
+    await store.keys.insert(key)
+    with pytest.raises(ConflictError):
+        await store.keys.insert(key)
+    await store.keys.used([("one", NOW), ("unknown", NOW)])
+    assert await store.keys.all() == [replace(key, last_used_at=NOW)]
+    await store.keys.remove("one")
+    with pytest.raises(NotFoundError):
+        await store.keys.remove("one")
+
+
+async def test_nothing_secret_is_readable_in_the_file(tmp_path: Path) -> None:
+    secrets = Secrets(env={"TOKEN": "canary-in-env"})
+    async with a_store(tmp_path) as store:
+        await store.sandboxes.insert(a_sandbox(secrets=secrets), most=MOST)
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for canary in ("canary-in-env", secrets.preview_token, secrets.signing_key):
+        assert canary.encode() not in kept
+
+
+async def test_another_master_key_cannot_read(tmp_path: Path) -> None:
+    stored = a_sandbox()
+    async with a_store(tmp_path) as store:
+        await store.sandboxes.insert(stored, most=MOST)
+    async with open_sqlite(tmp_path / "yurt.db", Vault(bytes([1] * 32))) as other:
+        with pytest.raises(VaultError):
+            await other.sandboxes.get(stored.id)
+
+
+async def test_a_new_database_is_private_and_has_the_tables_of_the_code(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "yurt.db"
+    for _ in range(2):
+        async with open_sqlite(path, VAULT) as store:
+            await store.ping()
+    assert path.stat().st_mode & 0o077 == 0
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    engine.dispose()
+    assert differences == []
+
+
+async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Path) -> None:
+    async with a_store(tmp_path) as store:
+        other = sqlite3.connect(tmp_path / "yurt.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(store.sandboxes.insert(a_sandbox(), most=MOST))
+        await asyncio.sleep(0.05)
+        assert not writing.done()
+        other.execute("COMMIT")
+        other.close()
+        await writing
+        async with store._database.write() as connection:
+            mode = await connection.exec_driver_sql("PRAGMA synchronous")
+            assert mode.scalar() == 2

@@ -1,0 +1,83 @@
+"""Records and stores for tests of control."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sqlite3
+import tempfile
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine
+
+from control.model import Permission, Resources, Sandbox, Snapshot
+from control.naming import new_sandbox_id
+from control.store.migrate import upgrade
+from control.store.sqlite import open_sqlite
+from control.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from control.store.sql import SqlStore
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+VAULT = Vault(bytes(32))
+ALL = frozenset(Permission)
+
+
+def a_sandbox(**fields: Any) -> Sandbox:
+    """Make a record; ``minutes`` moves all its times."""
+    moment = NOW + timedelta(minutes=fields.pop("minutes", 0))
+    sandbox_id = fields.pop("id", None) or new_sandbox_id(int(moment.timestamp() * 1000))
+    defaults: dict[str, Any] = {
+        "name": f"name-{sandbox_id}",
+        "snapshot": "default",
+        "image_id": "0" * 64,
+        "user": "daytona",
+        "resources": Resources(1, 1, 3),
+        "created_at": moment,
+        "updated_at": moment,
+        "changed_at": moment,
+        "last_activity_at": moment,
+    }
+    return Sandbox(id=sandbox_id, **{**defaults, **fields})
+
+
+def a_snapshot(name: str = "default", **fields: Any) -> Snapshot:
+    defaults: dict[str, Any] = {
+        "id": "5b1c1f1e-0000-4000-8000-000000000001",
+        "image_id": "0" * 64,
+        "user": "daytona",
+        "resources": Resources(1, 1, 3),
+        "size_bytes": 1 << 30,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    return Snapshot(name=name, **{**defaults, **fields})
+
+
+@functools.cache
+def _template() -> Path:
+    """Make a database once for all tests: the migrations are the slow part."""
+    path = Path(tempfile.mkdtemp(prefix="yurt-store-")) / "template.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+    with sqlite3.connect(path) as connection_:
+        connection_.execute("PRAGMA journal_mode=WAL")
+    connection_.close()
+    return path
+
+
+@asynccontextmanager
+async def a_store(directory: Path) -> AsyncIterator[SqlStore]:
+    path = directory / "yurt.db"
+    if not path.exists():
+        shutil.copyfile(_template(), path)
+    async with open_sqlite(path, VAULT) as store:
+        yield store
