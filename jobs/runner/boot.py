@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from jobs.runner import cgroup, disk, linux, network, oci, record, rootfs, spawn
 
 # Places for the runner's tmpfs, in its own mount namespace; the first that does not hide the data.
 _SCRATCH = ("/mnt", "/srv", "/opt", "/tmp")
+_ORDER_BYTES = 1 << 20
 _TMPFS_SIZE = "size=16m,mode=0755"
 
 
@@ -38,6 +40,7 @@ class Pipes:
 
     def __init__(self) -> None:
         self.agent_in, self.send_fd = os.pipe()
+        fcntl.fcntl(self.send_fd, fcntl.F_SETPIPE_SZ, _ORDER_BYTES)
         self.event_fd, self.agent_out = os.pipe()
         self.log_fd, self.agent_log = os.pipe()
         for fd in (self.send_fd, self.event_fd, self.log_fd):

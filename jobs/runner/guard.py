@@ -78,7 +78,7 @@ def run(directory: str) -> int:
         _signal.signal(signal, lambda *_: os.kill(holder, _signal.SIGTERM))
     _, status = os.waitpid(holder, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        runner.end(f"the runner was killed by signal {-code}", code, "unknown")
+    how = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}"
+    runner.end(f"the runner {how}", code, "unknown")  # nothing, if the holder left word itself
     cgroup.remove(runner.job.sandbox_id)
     return abs(code)

@@ -155,17 +155,17 @@ class Holder:
             return
         self._policy = network.begin_rules(self._policy_rules())
         wanted = self._assignment
-        self._tell_agent(
-            {
-                "op": "assign",
-                "secret": self._secret,
-                "sandbox_id": self.job.sandbox_id,
-                "env": {**self.image.environment, **wanted["env"]},
-                "user": wanted["user"] or self.image.user,
-                "workdir": wanted["workdir"] or self.image.workdir,
-                "entrypoint": wanted["entrypoint"] or self.image.entrypoint,
-            }
-        )
+        order = {
+            "op": "assign",
+            "secret": self._secret,
+            "sandbox_id": self.job.sandbox_id,
+            "env": {**self.image.environment, **wanted["env"]},
+            "user": wanted["user"] or self.image.user,
+            "workdir": wanted["workdir"] or self.image.workdir,
+            "entrypoint": wanted["entrypoint"] or self.image.entrypoint,
+        }
+        if not self._send_to_agent(order):
+            raise Ending("the agent does not take its assignment; is the environment too large?")
 
     def _policy_rules(self) -> str:
         policy = self._assignment["network"]
@@ -173,14 +173,13 @@ class Holder:
             self._runner.slot, block_all=policy["block_all"], allow=policy["allow"]
         )
 
-    def _tell_agent(self, order: dict[str, Any]) -> None:
+    def _send_to_agent(self, order: dict[str, Any]) -> bool:
+        """Write an order into the agent's pipe; a hostile one may never read, so never wait."""
         line = json.dumps(order).encode() + b"\n"
         try:
-            written = os.write(self.sandbox.pipes.send_fd, line)
+            return os.write(self.sandbox.pipes.send_fd, line) == len(line)
         except OSError:
-            written = 0
-        if written != len(line):
-            raise Ending("the agent does not listen to its orders")
+            return False
 
     def _on_message(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         """Carry out a message from control, which the gate passed on unread."""
@@ -220,7 +219,8 @@ class Holder:
         self.phase = "stopping"
         self._deadline = time.monotonic() + STOP_GRACE_SECONDS
         self._gate.send(b"C")
-        self._tell_agent({"op": "stop"})
+        if not self._send_to_agent({"op": "stop"}):
+            self.sandbox.kill()
 
     # -- the scheduler -----------------------------------------------------------------------
 

@@ -11,6 +11,11 @@ import pytest
 from jobs.runner import cgroup, disk, message, network, oci
 
 pytestmark = pytest.mark.unit
+REFUSED = [
+    "bpf", "clone3", "fsopen", "init_module", "io_uring_setup", "kexec_load", "keyctl", "mount",
+    "move_mount", "open_by_handle_at", "perf_event_open", "pivot_root", "setns", "unshare",
+    "userfaultfd",
+]  # fmt: skip
 SLOT = network.Slot(7, -1, "10.201.0.0/16")
 
 
@@ -106,10 +111,7 @@ def test_nothing_of_the_host_is_mounted_but_the_bundle_and_two_files() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["bpf", "clone3", "io_uring_setup", "keyctl", "mount", "perf_event_open", "pivot_root", "setns", "unshare", "userfaultfd", "move_mount", "fsopen", "open_by_handle_at", "kexec_load", "init_module"],
-)
+@pytest.mark.parametrize("call", REFUSED)
 def test_dangerous_calls_are_never_allowed(call: str) -> None:
     linux = configuration()["linux"]
     assert isinstance(linux, dict)
