@@ -15,7 +15,7 @@ import select
 import sys
 import time
 
-from jobs.runner import boot, cgroup, channel, disk, linux, message, network, record, watch
+from jobs.runner import boot, cgroup, channel, disk, linux, message, network, record, spawn, watch
 from jobs.runner.report import Reporter
 
 ASSIGNMENT_WAIT_SECONDS = 30.0
@@ -79,29 +79,38 @@ class Holder:
         self._counts = watch.Watch(job.sandbox_id, self.sandbox)
 
     def _start_gate(self) -> None:
+        """Start the gate; the first is a fork, cheap while there is no secret to be copied yet."""
         ours, theirs = channel.pair(packets=True)
-        self._gate_starts += 1
-        pid = os.fork()
+        empty = os.open(f"{self._scratch}/empty", os.O_RDONLY | os.O_CLOEXEC)
+        listener, uid = self._runner.gate.fileno(), self._runner.slot.gate_uid
+        if self._gate_starts:
+            pid = spawn.start_interpreter(
+                ["gate", "3", "4", self.job.sandbox_id, self.job.domain, str(uid), "5"],
+                [0, 1, 2, listener, theirs.fileno(), empty],
+            )
+        else:
+            pid = os.fork()
         if pid == 0:
             try:
-                self._become_gate(theirs)
+                self._become_gate(theirs.fileno(), empty)
             finally:
                 os._exit(1)  # never back into the holder's code
+        self._gate_starts += 1
+        os.close(empty)
         theirs.close()
         self._gate_pid, self._gate = pid, ours
         self._gate_fd = os.pidfd_open(pid)
         self._watch(ours.fileno(), self._on_gate)
         self._watch(self._gate_fd, self._on_gate_end)
 
-    def _become_gate(self, theirs: _socket.socket) -> None:
+    def _become_gate(self, link: int, empty: int) -> None:
         from jobs.runner import gate
 
-        empty = os.open(f"{self._scratch}/empty", os.O_RDONLY | os.O_CLOEXEC)
-        keep = {theirs.fileno(), self._runner.gate.fileno(), empty, 0, 1, 2}
-        _close_all_but(keep)
+        listener = self._runner.gate.fileno()
+        _close_all_but({link, listener, empty, 0, 1, 2})
         gate.main(
-            self._runner.gate.fileno(),
-            theirs.fileno(),
+            listener,
+            link,
             sandbox_id=self.job.sandbox_id,
             domain=self.job.domain,
             uid=self._runner.slot.gate_uid,

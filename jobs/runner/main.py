@@ -20,6 +20,19 @@ def main(arguments: list[str]) -> int:
         from jobs.runner import guard
 
         return guard.run(rest[0])
+    if verb == "gate":
+        from jobs.runner import gate
+
+        listener, link, sandbox_id, domain, uid, empty = rest
+        gate.main(
+            int(listener),
+            int(link),
+            sandbox_id=sandbox_id,
+            domain=domain,
+            uid=int(uid),
+            empty_fd=int(empty),
+        )
+        return 1
     from jobs.runner import verbs
 
     return verbs.run(verb, rest)

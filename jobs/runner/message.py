@@ -7,13 +7,14 @@ OpenSSL into every runner.
 
 from __future__ import annotations
 
-from _operator import _compare_digest as same  # what hmac.compare_digest is
+from _operator import _compare_digest  # what hmac.compare_digest is
 
 try:
-    from _sha2 import sha256  # type: ignore[import-not-found]  # Python >= 3.12
+    from _sha2 import sha256 as sha256  # type: ignore[import-not-found]  # Python >= 3.12
 except ImportError:
-    from _sha256 import sha256  # type: ignore[import-not-found]
+    from _sha256 import sha256 as sha256  # type: ignore[import-not-found]
 
+same = _compare_digest
 UP, UP_ANSWER, DOWN, DOWN_ANSWER = "up", "up-answer", "down", "down-answer"
 _VERSION = "yurt1"
 _BLOCK = 64

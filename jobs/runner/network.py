@@ -42,11 +42,13 @@ table inet yurt {
   chain forwarded { type filter hook forward priority 0; policy accept; }
   chain from_sandbox { }
   chain received { type filter hook input priority 0; policy accept; }
+  chain sent { type filter hook output priority 0; policy accept; }
   chain translated { type nat hook postrouting priority 100; policy accept; }
 }
 flush chain inet yurt forwarded
 flush chain inet yurt from_sandbox
 flush chain inet yurt received
+flush chain inet yurt sent
 flush chain inet yurt translated
 flush set inet yurt never
 flush set inet yurt resolvers
@@ -67,6 +69,9 @@ table inet yurt {
   }
   chain received {
     iifname "yv*" drop
+  }
+  chain sent {
+    meta skuid GATES ct state new drop
   }
   chain translated {
     iifname "yv*" masquerade
@@ -142,7 +147,11 @@ def node_rules(resolvers: list[str], never: list[str]) -> str:
         resolvers: addresses that every sandbox may ask on port 53.
         never: networks that no sandbox reaches, besides the private ones (a cluster's own).
     """
-    rules = _RULES + f"add element inet yurt never {{ {', '.join([*_NEVER, *never])} }}\n"
+    gates = f"{_FIRST_GATE_UID}-{_FIRST_GATE_UID + SLOTS - 1}"  # a gate never calls out by itself
+    rules = (
+        _RULES.replace("GATES", gates)
+        + f"add element inet yurt never {{ {', '.join([*_NEVER, *never])} }}\n"
+    )
     if resolvers:
         rules += f"add element inet yurt resolvers {{ {', '.join(resolvers)} }}\n"
     return rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "HOME": "/"}
@@ -31,6 +32,23 @@ def start(arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> 
     ]
     path = find(arguments[0])
     return os.posix_spawn(path, list(arguments), _ENVIRONMENT, file_actions=actions)
+
+
+def start_interpreter(arguments: Sequence[str], fds: Sequence[int]) -> int:
+    """Start this runner's program anew with other arguments and the fds given as 0, 1, 2, ...
+
+    Returns:
+        Its pid.
+    """
+    program = [sys.executable, "-I", "-S", sys.argv[0], *arguments]
+    # Two steps, because a target number may be the source of a later one.
+    high = [os.dup(fd) for fd in fds]
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(high)]
+        return os.posix_spawn(sys.executable, program, _ENVIRONMENT, file_actions=actions)
+    finally:
+        for fd in high:
+            os.close(fd)
 
 
 def begin(arguments: Sequence[str], text: str = "") -> tuple[int, int]:
