@@ -1,0 +1,199 @@
+"""The gate as a whole: what it knows of its sandbox, and what becomes of each request."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import gc
+import json
+import sys
+import time
+
+from jobs.runner.gate_auth import Policy, vouch
+from jobs.runner.gate_exchange import Exchange, is_preflight, preflight_answer
+from jobs.runner.gate_holder import Activity, HolderLink
+from jobs.runner.gate_http import RefusedError, answer
+from jobs.runner.gate_message import ControlMessage
+from jobs.runner.gate_route import AGENT_PORT, HEALTH, MESSAGE, PREVIEW, Router
+from jobs.runner.gate_upstream import Pool, Upstream
+from jobs.runner.gate_visitor import Visitor
+
+_BACKLOG = 512
+_ENCODINGS = ("ascii", "idna", "latin-1")
+"""Loaded on demand, which is impossible once there are no files."""
+
+_BUFFER_BYTES = 256 << 10
+_TICK_SECONDS = 2.0
+_RETRY_AFTER = b"Retry-After: 1"
+_LONGEST_TIMER = 86400.0
+
+
+class Gate:
+    """Everything that one gate shares between its connections.
+
+    Args:
+        channel: the packet socket to the holder.
+        sandbox_id: the sandbox that is ours.
+        domain: preview domains, separated by commas.
+        on_end: called when the holder is gone.
+    """
+
+    def __init__(
+        self, channel: socket.socket, *, sandbox_id: str, domain: str, on_end: Callable[[], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sandbox = sandbox_id
+        self._router = Router(sandbox_id, domain)
+        self._policy: Policy | None = None
+        self._phase = "assign"
+        self._closed = False
+        self._secret = b""
+        self._ticking: asyncio.TimerHandle | None = None
+        self._expiring: asyncio.TimerHandle | None = None
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.visitors: set[Visitor] = set()
+        self.pool = Pool(self.buffer)
+        self.link = HolderLink(channel, self._on_order, on_end)
+        self.activity = Activity(self.link)
+
+    # -- orders ------------------------------------------------------------------------------
+
+    def _on_order(self, kind: bytes, order: dict[str, Any]) -> None:
+        if kind == b"A":
+            self._phase = order["phase"]
+            self._secret = order["secret"].encode()
+            self._policy = Policy(self._sandbox, order["assignment"])
+            self._recheck()
+            if self._phase == "ready":
+                self.link.fill_stock()
+        elif kind == b"C":
+            self._closed = True
+            self._phase = "stopping"
+
+    def _recheck(self) -> None:
+        """Cut whoever is no longer let in; again when the next key expires."""
+        policy, now = self._policy, time.time()
+        if policy is None:
+            return
+        for visitor in list(self.visitors):
+            visitor.recheck(policy, now)
+        if self._expiring is not None:
+            self._expiring.cancel()
+        wait = min(policy.next_expiry(now) - now, _LONGEST_TIMER)
+        self._expiring = self._loop.call_later(wait, self._recheck)
+
+    # -- visitors ----------------------------------------------------------------------------
+
+    def greet(self, visitor: Visitor) -> None:
+        """Take a visitor in."""
+        self.visitors.add(visitor)
+        self._tick_later()
+
+    def open(self, visitor: Visitor, head: RequestHead) -> Exchange | ControlMessage | bytes:
+        """Decide what becomes of a request: an exchange to be started, or a finished answer.
+
+        Raises:
+            RefusedError: it is to be answered so.
+        """
+        route = self._router.find(head.host, head.target)
+        if route.kind == HEALTH:
+            body = json.dumps({"sandbox": self._sandbox, "phase": self._phase}).encode()
+            head_only = head.method == b"HEAD"
+            return answer(200, [b"Content-Type: application/json"], body, head_only=head_only)
+        if route.kind == MESSAGE:
+            return ControlMessage(self, visitor, head)
+        if self._closed or self._policy is None or self._phase != "ready":
+            verb = "stopping" if self._closed else "starting"
+            raise RefusedError(503, f"the sandbox is {verb}", _RETRY_AFTER)
+        try:
+            admission = self._policy.admit(head, route, time.time())
+        except RefusedError:
+            if route.kind == PREVIEW and is_preflight(head):
+                return preflight_answer(head)  # browsers send no credentials with it
+            raise
+        visitor.grant = admission.grant
+        drop = admission.drop
+        drop.update(head.aliases)
+        add = vouch(head, route, self._secret, drop) if route.port == AGENT_PORT else []
+        if b"x-forwarded-host" not in head.values:
+            add.append(b"X-Forwarded-Host: " + head.host)
+        sent = head.render(admission.target, drop, add)
+        wish = head.values.get(b"x-daytona-disable-cors", b"")
+        cors = admission.cors and wish.lower() != b"true"
+        return Exchange(self, visitor, head, route.port, sent, cors)
+
+    async def connect(self, port: int, exchange: Exchange) -> None:
+        """Connect to a port inside and attach the connection to ``exchange``.
+
+        Raises:
+            DialError: nothing accepts there.
+        """
+        sock = await self.link.dial(port)
+        upstream = Upstream(self.pool, port, exchange)
+        await self._loop.create_connection(lambda: upstream, sock=sock)
+        self._tick_later()
+
+    # -- time --------------------------------------------------------------------------------
+
+    def _tick_later(self) -> None:
+        if self._ticking is None:
+            self._ticking = self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        """Close what has been idle for long; no timer runs while there is nothing to close."""
+        self._ticking = None
+        now = time.monotonic()
+        for visitor in list(self.visitors):
+            visitor.expire(now)
+        self.pool.expire()
+        if self.visitors or self.pool:
+            self._tick_later()
+
+
+async def _listen(
+    listener: socket.socket, channel: socket.socket, *, sandbox_id: str, domain: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    gate = Gate(channel, sandbox_id=sandbox_id, domain=domain, on_end=loop.stop)
+    await loop.create_server(lambda: Visitor(gate), sock=listener, backlog=_BACKLOG)
+
+
+def serve(
+    listener: socket.socket,
+    channel: socket.socket,
+    confine: Callable[[], None],
+    *,
+    sandbox_id: str,
+    domain: str,
+) -> None:
+    """Listen, call ``confine``, and only then read what comes, until the holder is gone."""
+    loop = asyncio.SelectorEventLoop()
+    asyncio.set_event_loop(loop)
+    loop.set_exception_handler(report)
+    loop.run_until_complete(_listen(listener, channel, sandbox_id=sandbox_id, domain=domain))
+    for encoding in _ENCODINGS:
+        codecs.lookup(encoding)
+    confine()
+    gc.collect()
+    gc.freeze()
+    loop.run_forever()
+
+
+def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Write one line about an error that nothing handled; it has cost one connection."""
+    error = context.get("exception")
+    where = ""
+    trace = getattr(error, "__traceback__", None)
+    while trace is not None:
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    sys.stderr.write(f"gate: {context['message']}: {type(error).__name__} at {where}\n")
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from jobs.runner.gate_http import RequestHead
