@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 ROOM_BYTES = 8 << 30
 NOT_FINISHED = 125
 
+# A console that the machine does not have is ignored by the kernel.
+KERNEL_ARGUMENTS = (
+    *("root=/dev/vda", "rw", "fsck.mode=skip", "edd=off", "panic=-1"),
+    *("systemd.getty_auto=no", "console=ttyAMA0", "console=ttyS0"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -102,7 +108,6 @@ def _boot(
     progress: Callable[[str], None] | None,
 ) -> None:
     """Run QEMU until the guest powers off or time is up."""
-    # A console that the machine does not have is ignored by the kernel.
     shown = directory / "progress"
     shown.touch()
     command = [
@@ -110,10 +115,7 @@ def _boot(
         *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(os.cpu_count() or 1)),
         *("-m", str(memory_mib), "-nic", "none", "-display", "none", "-no-reboot"),
         *("-kernel", str(system.kernel), "-initrd", str(system.initrd)),
-        *(
-            "-append",
-            "root=/dev/vda rw edd=off panic=-1 fsck.mode=skip systemd.getty_auto=no console=ttyAMA0 console=ttyS0",
-        ),
+        *("-append", " ".join(KERNEL_ARGUMENTS)),
         *("-drive", f"file={system.disk},format=raw,if=virtio,snapshot=on,cache=unsafe"),
         *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
         *("-serial", f"file:{directory / 'console'}"),

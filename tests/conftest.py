@@ -1,0 +1,51 @@
+"""What tests of several tiers share: one embedded server for the whole run, and sandboxes in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.api import Api
+from tests.support.instance import Instance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.api import Sandbox
+
+# Whichever test comes first pays for the default snapshot, which is made from packages.
+FIRST_START_SECONDS = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "server" in fixtures and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(FIRST_START_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Instance]:
+    """A server of the tests' own, purged at the end; whatever it leaves on the host is an error."""
+    with Instance.temporary() as instance:
+        instance.up()
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def api(server: Instance) -> Iterator[Api]:
+    """The server's API with its first key. No test may leave a sandbox behind."""
+    client = Api(server)
+    yield client
+    listed = client.call("GET", "/sandbox").json()["items"]
+    client.close()
+    left = {item["id"]: item["state"] for item in listed if item["state"] != "destroyed"}
+    assert not left, f"tests left sandboxes behind: {left}"
+
+
+@pytest.fixture
+def sandbox(api: Api) -> Iterator[Sandbox]:
+    """A started sandbox from the default snapshot."""
+    with api.sandbox() as made:
+        yield made
