@@ -90,7 +90,7 @@ class Chunks:
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:
-                self._check_unfinished(len(data) - at)
+                self._check_unfinished(data[at:])
                 break
             dropped = self._line(data, at, end)
             if dropped:
@@ -103,10 +103,10 @@ class Chunks:
         self._held = data[at:]
         return (b"".join(out) if len(out) > 1 else out[0]), b""
 
-    def _check_unfinished(self, size: int) -> None:
+    def _check_unfinished(self, line: bytes) -> None:
         limit = {self._SIZE: _CHUNK_LINE_LIMIT, self._DATA_END: 1}.get(self._stage, _TRAILER_LIMIT)
-        if size > limit:
-            raise FramingError("a line in a chunked body is too long")
+        if len(line) > limit or b"\n" in line:
+            raise FramingError("a line in a chunked body does not end")
 
     def _line(self, data: bytes, at: int, end: int) -> bool:
         """Take the line ``data[at:end]``; tell whether it is to be left out."""

@@ -44,7 +44,7 @@ class Router:
             rb"([1-9][0-9]{0,4})-%b(?:-([a-z2-7]{23}))?\.(?:%b)(?::[0-9]{1,5})?" % (name, domains)
         )
         # Any sandbox's id, whatever is wrong with the rest of the host.
-        self._names_a_sandbox = re.compile(rb"-[a-z2-7]{26}(?![a-z2-7])")
+        self._names_a_sandbox = re.compile(rb"-[a-z2-7]{26}")
         self._toolbox = re.compile(
             rb"(/toolbox/%b|/api/toolbox/%b/toolbox)([/?].*)?" % (name, name)
         )

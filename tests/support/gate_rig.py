@@ -72,13 +72,13 @@ class Inside:
             self._wanted.put(make)
             return self._made.get()
 
-    def socket(self, family: int) -> socket.socket:
+    def make(self, family: int) -> socket.socket:
         made = self._run(lambda: socket.socket(family, socket.SOCK_STREAM))
         assert isinstance(made, socket.socket)
         return made
 
     def listen(self, port: int, host: str = "127.0.0.1") -> socket.socket:
-        listener = self.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = self.make(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(512)
@@ -257,7 +257,7 @@ class GateRig:
         if self.fail_dials:
             self._channel.send(b"Eno more")
             return
-        made = self.inside.socket(family)
+        made = self.inside.make(family)
         send_fd(self._channel, b"S", made.fileno())
         made.close()
 
