@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         Awaitable,
         Callable,
         Mapping,
-        Sequence,
     )
     from io import FileIO
     from typing import Protocol
@@ -276,7 +275,7 @@ class Request:
 
     async def websocket(
         self,
-        choose: Callable[[Sequence[str]], str | None] = lambda _offered: None,
+        choose: Callable[[list[str]], str | None] = lambda _offered: None,
         *,
         max_message: int = 1 << 20,
     ) -> WebSocket:

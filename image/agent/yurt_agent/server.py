@@ -56,6 +56,9 @@ DRAIN_SECONDS = 30.0
 LINGER_SECONDS = 5.0
 """How long a client may take to close after we have; closing at once could lose our answer."""
 
+CLEAN_UP_SECONDS = 2.0
+"""How long handlers may take to clean up when the server closes."""
+
 SENDFILE_BYTES = 1 << 20
 """Bytes given to the kernel at once: a fast reader would keep one call busy for seconds."""
 
@@ -75,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._current: Request | None = None
         self._incoming: Request | None = None
@@ -147,8 +150,8 @@ class Connection(asyncio.Protocol):
             self._incoming.body_stream.fail(gone)
         if self._websocket is not None:
             self._websocket.lost()
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self.resume_writing()
 
     # What the parser tells us.
@@ -224,7 +227,7 @@ class Connection(asyncio.Protocol):
             self._stop_timer()
             self._incoming.body_stream.finish()
             self._incoming = None
-            if self._task is None:
+            if self.task is None:
                 self._next()
 
     # Flow control.
@@ -269,9 +272,9 @@ class Connection(asyncio.Protocol):
     # The order of requests.
 
     def _enter(self, request: Request) -> None:
-        if self._task is None and self._current is None:
+        if self.task is None and self._current is None:
             self._current = request
-            self._task = self._loop.create_task(self._serve(request))
+            self.task = self._loop.create_task(self._serve(request))
         else:
             self._waiting.append(request)
 
@@ -323,7 +326,7 @@ class Connection(asyncio.Protocol):
             logger.exception("answer to %s %s was cut", request.method, request.path)
             self._abort()
         finally:
-            self._task = None
+            self.task = None
         self._answered(request)
 
     def _answered(self, request: Request) -> None:
@@ -481,9 +484,12 @@ class Server:
             lambda: Connection(self._app, self._connections), sock=listener, backlog=1024
         )
 
-    def close(self) -> None:
-        """Accept no more and cut what is open."""
+    async def close(self) -> None:
+        """Accept no more, cut what is open, and let its handlers clean up."""
         if self._server is not None:
             self._server.close()
+        handlers = [task for connection in self._connections if (task := connection.task)]
         for connection in list(self._connections):
             connection.cut()
+        if handlers:
+            await asyncio.wait(handlers, timeout=CLEAN_UP_SECONDS)
