@@ -78,7 +78,7 @@ class _Found:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        self.fields.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         self.complete = True

@@ -19,7 +19,7 @@ from jobs.runner.gate_upstream import Pool, Upstream
 from jobs.runner.gate_visitor import Visitor
 
 _BACKLOG = 512
-_ENCODINGS = ("ascii", "idna", "latin-1")
+ENCODINGS = ("ascii", "idna", "latin-1")
 """Loaded on demand, which is impossible once there are no files."""
 
 _BUFFER_BYTES = 256 << 10
@@ -171,7 +171,7 @@ def serve(
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(report)
     loop.run_until_complete(_listen(listener, channel, sandbox_id=sandbox_id, domain=domain))
-    for encoding in _ENCODINGS:
+    for encoding in ENCODINGS:
         codecs.lookup(encoding)
     confine()
     gc.collect()

@@ -55,6 +55,7 @@ class Visitor(asyncio.BufferedProtocol):
         self._choked = False
         self._paused = False
         self._deaf = False
+        self._pumping = False
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -99,7 +100,10 @@ class Visitor(asyncio.BufferedProtocol):
             self._pump()
 
     def _pump(self) -> None:
-        """Begin the request that is there, if its head is complete."""
+        """Begin the request that is there if its head is complete; one after the other."""
+        if self._pumping:
+            return
+        self._pumping = True
         while self._held and self.exchange is None and not self._deaf and not self.full:
             end = self._held.find(HEAD_END, 0, HEAD_LIMIT)
             if end < 0:
@@ -109,6 +113,7 @@ class Visitor(asyncio.BufferedProtocol):
             end += len(HEAD_END)
             raw, self._held = self._held[:end], self._held[end:]
             self._begin(raw)
+        self._pumping = False
         self._update_reading()
 
     def _begin(self, raw: bytes) -> None:

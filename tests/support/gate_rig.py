@@ -207,12 +207,13 @@ class GateRig:
             empty=empty_fd,
         )
         try:
-            return subprocess.Popen(
-                [python, "-I", "-S", "-c", code],
-                pass_fds=(self._listener.fileno(), theirs.fileno(), empty_fd),
-                stdin=subprocess.DEVNULL,
-                stderr=self.errors.open("wb"),
-            )
+            with self.errors.open("wb") as errors:
+                return subprocess.Popen(
+                    [python, "-I", "-S", "-c", code],
+                    pass_fds=(self._listener.fileno(), theirs.fileno(), empty_fd),
+                    stdin=subprocess.DEVNULL,
+                    stderr=errors,
+                )
         finally:
             os.close(empty_fd)
 
