@@ -1,0 +1,171 @@
+"""From inside a sandbox nothing is to be reached or opened that is not its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.security.outside import NEVER, PORT, PUBLIC, Outside
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.api import Api, Sandbox
+    from tests.support.instance import Instance
+
+pytestmark = pytest.mark.security
+
+PROBE = (Path(__file__).parent / "inside" / "probe.py").read_bytes()
+ALLOWED = "allowed"
+
+# The bounding set of design.md section 5: what package managers and sudo need, and no more.
+# Numbers of linux/capability.h; the same on every architecture.
+CAPABILITIES = {
+    "chown": 0,
+    "dac_override": 1,
+    "fowner": 3,
+    "fsetid": 4,
+    "kill": 5,
+    "setgid": 6,
+    "setuid": 7,
+    "setpcap": 8,
+    "net_bind_service": 10,
+    "net_raw": 13,
+    "sys_chroot": 18,
+    "mknod": 27,
+    "audit_write": 29,
+    "setfcap": 31,
+}
+
+# Root inside is the same user as its own init; looking at that is looking at itself.
+OWN_OF_ROOT = {"trace the init", "read the init's memory", "read the init's environment"}
+
+
+@pytest.fixture(scope="module")
+def inside(api: Api) -> Iterator[Sandbox]:
+    with api.sandbox() as made:
+        made.upload(PROBE, "/tmp/probe.py")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def neighbour(api: Api) -> Iterator[Sandbox]:
+    """Another sandbox, with a server on all of its addresses."""
+    with api.sandbox() as made:
+        made.background(f"python3 -m http.server {PORT}")
+        eventually(
+            lambda: made.execute(f"curl -sf http://127.0.0.1:{PORT}/")[0] == 0, "the neighbour"
+        )
+        yield made
+
+
+def probe(sandbox: Sandbox, verb: str, argument: object, *, as_root: bool = False) -> Any:
+    """Run the probe inside and return its report."""
+    text = argument if isinstance(argument, str) else json.dumps(argument)
+    command = f"python3 /tmp/probe.py {verb} '{text}'"
+    said = sandbox.root(command) if as_root else sandbox.check(command)
+    return json.loads(said)
+
+
+def own_address(sandbox: Sandbox) -> str:
+    """The address of the sandbox on its link to the host."""
+    return sandbox.check("hostname -I").split()[0]
+
+
+@pytest.mark.parametrize("as_root", [False, True], ids=["user", "root"])
+def test_no_dangerous_call_is_let_through(
+    inside: Sandbox, calls: dict[str, int], as_root: bool
+) -> None:
+    report = probe(inside, "calls", calls, as_root=as_root)
+    allowed = {name for name, said in report.items() if said == ALLOWED}
+    assert allowed - (OWN_OF_ROOT if as_root else set()) == set()
+
+
+def test_programs_may_trace_their_own_children(inside: Sandbox) -> None:
+    """The refusals above are no blanket refusal: debuggers work."""
+    script = "import ctypes, os; print(ctypes.CDLL(None).ptrace(0, 0, None, None))"
+    assert inside.check(f'python3 -c "{script}"').strip() == "0"
+
+
+def test_the_capabilities_are_the_short_list(inside: Sandbox) -> None:
+    sets = dict(
+        line.split(":\t") for line in inside.root("grep ^Cap /proc/self/status").splitlines()
+    )
+    expected = sum(1 << number for number in CAPABILITIES.values())
+    assert int(sets["CapBnd"], 16) == expected
+    assert int(sets["CapEff"], 16) == expected
+    assert int(sets["CapAmb"], 16) == 0
+    mine = inside.check("grep ^CapEff /proc/self/status").split()[1]
+    assert int(mine, 16) == 0
+
+
+def test_the_internet_is_reached_and_nothing_nearer(
+    inside: Sandbox,
+    neighbour: Sandbox,
+    outside: Outside,
+    host_service: list[tuple[str, int]],
+    server: Instance,
+) -> None:
+    beside = own_address(neighbour)
+    host = host_service[0][1]
+    forbidden = [
+        *host_service,
+        *((address, server.port) for address, _ in host_service),
+        *((address, PORT) for address in (*NEVER, beside)),
+        (_link_end(own_address(inside)), host),
+        (_link_end(beside), host),
+    ]
+    report = probe(inside, "reach", [(PUBLIC, PORT), *forbidden])
+    assert report.pop(f"{PUBLIC}:{PORT}") == ALLOWED
+    assert {target for target, said in report.items() if said == ALLOWED} == set()
+
+
+def _link_end(address: str) -> str:
+    """The host's end of a sandbox's /31."""
+    head, _, last = address.rpartition(".")
+    return f"{head}.{int(last) ^ 1}"
+
+
+def test_the_link_reaches_other_sandboxes_in_no_way_at_all(
+    inside: Sandbox, neighbour: Sandbox
+) -> None:
+    """Neither by a route, nor by a forged source address, nor by IPv6."""
+    beside, mine = own_address(neighbour), own_address(inside)
+    inside.root(
+        f"ip addr add 10.201.99.99/32 dev eth0 2>/dev/null; ip route replace {beside}/32 "
+        f"via {_link_end(mine)} 2>/dev/null; true"
+    )
+    report = probe(inside, "reach", [(beside, PORT)])
+    assert report[f"{beside}:{PORT}"] != ALLOWED
+
+
+@pytest.mark.parametrize("path", ["/version", "/files?path=/", "/process/session"])
+def test_the_agent_answers_nobody_without_its_secret(inside: Sandbox, path: str) -> None:
+    url = f"http://127.0.0.1:2280{path}"
+    ask = "curl -s -o /dev/null -w '%{http_code}'"
+    assert inside.check(f"{ask} '{url}'") == "403"
+    assert inside.check(f"{ask} -H 'X-Yurt-Secret: guessed' '{url}'") == "403"
+
+
+def test_the_agent_runs_nothing_for_a_page_inside(inside: Sandbox) -> None:
+    body = '{"command": "touch /tmp/owned"}'
+    said = inside.check(
+        f"curl -s -o /dev/null -w '%{{http_code}}' -d '{body}' "
+        "http://127.0.0.1:2280/process/execute; test -e /tmp/owned && echo owned || echo clean"
+    )
+    assert said.split() == ["403clean"]
+
+
+def test_no_secret_of_the_host_is_to_be_found_inside(inside: Sandbox, server: Instance) -> None:
+    secrets = json.loads((server.data / "secrets.json").read_text())
+    patterns = "\n".join([*map(str, secrets.values()), server.key, str(server.data)])
+    inside.upload(f"{patterns}\n".encode(), "/dev/shm/patterns")
+    assert probe(inside, "find", "/dev/shm/patterns", as_root=True) == []
+    inside.upload(f"{patterns}\n".encode(), "/tmp/planted")
+    planted = probe(inside, "find", "/dev/shm/patterns", as_root=True)
+    inside.check("rm /tmp/planted /dev/shm/patterns")
+    assert planted == ["/tmp/planted"], "the search itself does not find"
