@@ -65,7 +65,7 @@ async def download(request: Request) -> Response:
     }
     span = None
     if request.headers.get("if-range", source.tag) == source.tag:
-        span = _span(request.headers.get("range", ""), source.size)
+        span = byte_range(request.headers.get("range", ""), source.size)
     if span is None:
         pieces = _send(source, 0, source.size)
         return StreamResponse(pieces, headers=headers, length=source.size)
@@ -86,7 +86,7 @@ async def _send(source: Source, start: int, size: int) -> AsyncGenerator[bytes |
         yield source.part(start, size)
 
 
-def _span(header: str, size: int) -> tuple[int, int] | None:
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
     """Read a ``Range``: start and end of one range; None for the whole file.
 
     Several ranges, which a server may answer with the whole, and nonsense count as none.

@@ -103,16 +103,17 @@ def matches(file: io.FileIO, needle: bytes) -> Iterator[tuple[int, bytes]]:
         block = rest + data
         cut = _whole_lines(block, len(needle)) if data else len(block)
         at = counted = 0
-        while (hit := block.find(needle, at, cut)) >= 0:
+        # A match begins before the cut and may end behind it.
+        while (hit := block.find(needle, at, cut + len(needle) - 1)) >= 0:
             line += block.count(b"\n", counted, hit)
             counted = hit
             start = block.rfind(b"\n", 0, hit) + 1
-            end = block.find(b"\n", hit, cut)
-            end = cut if end < 0 else end
+            end = block.find(b"\n", hit)
+            end = len(block) if end < 0 else end
             if line != reported:
                 yield line, _excerpt(block, start, end, hit)
                 reported = line
-            at = end if end > hit else hit + len(needle)
+            at = max(min(end, cut), hit + 1)
         if not data:
             return
         line += block.count(b"\n", counted, cut)
@@ -135,7 +136,7 @@ def _excerpt(block: bytes, start: int, end: int, hit: int) -> bytes:
 
 def _result(name: str, workdir: str, old: bytes, new: bytes) -> object:
     try:
-        _replace(resolve(name, workdir), old, new)
+        replace_in(resolve(name, workdir), old, new)
     except OSError as error:
         return {"file": name, "success": False, "error": str(from_os_error(error, name))}
     except ToolboxError as error:
@@ -143,7 +144,7 @@ def _result(name: str, workdir: str, old: bytes, new: bytes) -> object:
     return {"file": name, "success": True}
 
 
-def _replace(path: bytes, old: bytes, new: bytes) -> None:
+def replace_in(path: bytes, old: bytes, new: bytes) -> None:
     """Replace in one file, by way of a new one that takes its place; without a match do nothing."""
     with io.FileIO(open_regular(path), "rb") as source:
         if not any(old in piece for piece in _overlapping(source, len(old))):

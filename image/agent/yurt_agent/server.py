@@ -20,14 +20,8 @@ from yurt_agent.errors import (
     ToolboxError,
     UpgradeRequiredError,
 )
-from yurt_agent.http import (
-    REASONS,
-    DisconnectedError,
-    FileSlice,
-    Request,
-    Response,
-    StreamResponse,
-)
+from yurt_agent.http import DisconnectedError, Request
+from yurt_agent.sender import CutShortError, Sender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import override
 
-    from yurt_agent.http import Handler
+    from yurt_agent.http import Handler, Response
     from yurt_agent.websocket import WebSocket
 else:
 
@@ -59,14 +53,7 @@ LINGER_SECONDS = 5.0
 CLEAN_UP_SECONDS = 2.0
 """How long handlers may take to clean up when the server closes."""
 
-SENDFILE_BYTES = 1 << 20
-"""Bytes given to the kernel at once: a fast reader would keep one call busy for seconds."""
-
 logger = logging.getLogger(__name__)
-
-
-class CutShortError(Exception):
-    """An answer cannot be completed as announced, e.g. because the file shrank meanwhile."""
 
 
 class Connection(asyncio.Protocol):
@@ -78,13 +65,13 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
+        self._sender: Sender | None = None
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._current: Request | None = None
         self._incoming: Request | None = None
         self._waiting: deque[Request] = deque()
         self._websocket: WebSocket | None = None
-        self._writable: asyncio.Future[None] | None = None
         self._target = b""
         self._headers: dict[str, str] = {}
         self._head_size = 0
@@ -104,6 +91,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._sender = Sender(transport)
         self._connections.add(self)
 
     @override
@@ -131,15 +119,15 @@ class Connection(asyncio.Protocol):
 
     @override
     def pause_writing(self) -> None:
-        """Hold senders: the client reads slower than we write."""
-        self._writable = self._loop.create_future()
+        """Hold what is sent: the client reads slower than we write."""
+        if self._sender is not None:
+            self._sender.pause()
 
     @override
     def resume_writing(self) -> None:
-        """Let senders go on."""
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        """Let it go on."""
+        if self._sender is not None:
+            self._sender.resume()
 
     def _abandon(self) -> None:
         self._deaf = True
@@ -254,20 +242,14 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough of what was written.
-
-        Raises:
-            DisconnectedError: it never will.
-        """
-        if self._writable is not None:
-            await self._writable
-        if self._transport is None or self._transport.is_closing():
-            raise DisconnectedError("the client went away")
+        """Wait until the client has taken enough of what was written."""
+        assert self._sender is not None
+        await self._sender.drain()
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client; follow it by ``drain``."""
-        if self._transport is not None:
-            self._transport.write(data)
+        assert self._sender is not None
+        self._sender.write(data)
 
     # The order of requests.
 
@@ -367,61 +349,8 @@ class Connection(asyncio.Protocol):
         if self._deaf or (_expects(request) and not body.asked and not body.ended):
             # The client may, or may not, send the body that we never asked for.
             request.keep_alive = False
-        if isinstance(response, StreamResponse):
-            await self._stream(request, response)
-            return
-        length = None if response.status == 204 else len(response.body)
-        head = _head(request, response, length, chunked=False)
-        self.write(head if request.head_only else head + response.body)
-        await self.drain()
-
-    async def _stream(self, request: Request, response: StreamResponse) -> None:
-        chunked = response.length is None and request.chunks
-        if response.length is None and not request.chunks:
-            request.keep_alive = False
-        pieces = response.pieces
-        try:
-            self.write(_head(request, response, response.length, chunked=chunked))
-            if not request.head_only:
-                await self._send_pieces(response, chunked=chunked)
-            await self.drain()
-        finally:
-            await pieces.aclose()
-
-    async def _send_pieces(self, response: StreamResponse, *, chunked: bool) -> None:
-        left = response.length
-        async for piece in response.pieces:
-            size = piece.size if isinstance(piece, FileSlice) else len(piece)
-            if left is not None:
-                left -= size
-                if left < 0:
-                    raise CutShortError("more bytes than announced")
-            if size == 0:
-                continue
-            if chunked:
-                self.write(b"%x\r\n" % size)
-            if isinstance(piece, FileSlice):
-                await self._send_file(piece)
-            else:
-                self.write(piece)
-            if chunked:
-                self.write(b"\r\n")
-            await self.drain()
-        if left:
-            raise CutShortError(f"{left} bytes fewer than announced")
-        if chunked:
-            self.write(b"0\r\n\r\n")
-
-    async def _send_file(self, piece: FileSlice) -> None:
-        offset, end = piece.offset, piece.offset + piece.size
-        while offset < end:
-            await self.drain()
-            assert self._transport is not None
-            count = min(SENDFILE_BYTES, end - offset)
-            sent = await self._loop.sendfile(self._transport, piece.file, offset, count)
-            if sent < count:
-                raise CutShortError("the file shrank while it was read")
-            offset += sent
+        assert self._sender is not None
+        await self._sender.send(request, response)
 
     async def upgrade(
         self, request: Request, subprotocol: str | None, max_message: int
@@ -453,21 +382,6 @@ class Connection(asyncio.Protocol):
 
 def _expects(request: Request) -> bool:
     return request.headers.get("expect", "").lower() == "100-continue"
-
-
-def _head(request: Request, response: Response, length: int | None, *, chunked: bool) -> bytes:
-    lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, '')}"]
-    lines += [f"{name}: {value}" for name, value in response.headers.items()]
-    if chunked:
-        lines.append("Transfer-Encoding: chunked")
-    elif length is not None:
-        lines.append(f"Content-Length: {length}")
-    if not request.keep_alive:
-        lines.append("Connection: close")
-    for line in lines:
-        if "\r" in line or "\n" in line:
-            raise CutShortError(f"line break in a header: {line!r}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 class Server:

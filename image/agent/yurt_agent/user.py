@@ -79,7 +79,7 @@ class Accounts:
             uid = 0 if name == "root" else _number(name)
             if uid is None:
                 raise UnknownUserError(f"the image has no user {name!r} in /etc/passwd")
-            row = (name, uid, 0, "/", "/bin/sh")
+            row = (name if uid else "root", uid, 0, "/", "/bin/sh")
         login, uid, gid, home, shell = row
         if group:
             return User(login, uid, self.gid(group), (), home or "/", shell or "/bin/sh")

@@ -1,0 +1,167 @@
+"""An agent as a child process on a loopback port, started as in a sandbox: ``-I -S``, no ssl."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SECRET = "0123456789abcdef"
+SECONDS = 20.0
+
+_PACKAGES = str(Path(httptools.__file__).parents[1])
+_AGENT = str(Path(__file__).parents[2] / "image" / "agent")
+# The bundle's Python has no ssl; asyncio then does without it.
+_START = f"""
+import sys
+sys.modules["ssl"] = None
+sys.path[:0] = [{_AGENT!r}, {_PACKAGES!r}]
+from yurt_agent.main import main
+sys.exit(main())
+"""
+
+
+class Answer(NamedTuple):
+    """A whole response; header names are lower-case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Parse the body."""
+        return json.loads(self.body)
+
+
+class AgentRig:
+    """One running agent."""
+
+    def __init__(self, *, env: Mapping[str, str] | None = None) -> None:
+        """Start it and wait until it listens."""
+        self.port = _free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, str(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", **(env or {})},
+            start_new_session=True,
+        )
+        assert self.event() == b"L"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return "127.0.0.1", self.port
+
+    def event(self) -> bytes:
+        """Read the next byte that it tells the runner; empty at its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read(1)
+
+    def order(self, **order: object) -> None:
+        """Write one line as the runner does."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def assign(self, **changes: object) -> bytes:
+        """Give it an assignment and return the event that follows."""
+        order: dict[str, object] = {
+            "op": "assign",
+            "secret": SECRET,
+            "sandbox_id": "s" * 26,
+            "env": {},
+            "user": str(os.getuid()),
+            "workdir": "",
+            "entrypoint": [],
+        }
+        self.order(**{**order, **changes})
+        return self.event()
+
+    def request(
+        self,
+        method: str,
+        route: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **query: str | bytes | int | bool,
+    ) -> Answer:
+        """Send one request with the secret; a dictionary goes as JSON."""
+        given = {"X-Yurt-Secret": SECRET, **(headers or {})}
+        if isinstance(body, dict):
+            body, given["Content-Type"] = json.dumps(body), "application/json"
+        if query:
+            route += "?" + urlencode(query)
+        connection = HTTPConnection(*self.address, timeout=SECONDS)
+        try:
+            connection.request(method, route, body, given)
+            response = connection.getresponse()
+            raw = response.read()
+        finally:
+            connection.close()
+        return Answer(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, raw
+        )
+
+    def connect(self) -> socket.socket:
+        """Open a raw connection."""
+        return socket.create_connection(self.address, timeout=SECONDS)
+
+    def memory_kib(self, field: str = "VmHWM") -> int:
+        """Read its peak (VmHWM) or present (VmRSS) memory."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1])
+        raise LookupError(field)
+
+    def stop(self) -> int:
+        """Tell it to stop, as the runner does, and return its exit code."""
+        self.order(op="stop")
+        return self.process.wait(SECONDS)
+
+    def log(self) -> str:
+        """Return all that it wrote to its log; only after its end."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def close(self) -> None:
+        """End it in every case."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait(SECONDS)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None and not pipe.closed:
+                pipe.close()
+
+
+@contextmanager
+def running_agent(**assignment: object) -> Iterator[AgentRig]:
+    """Run an agent that has its assignment."""
+    rig = AgentRig()
+    try:
+        assert rig.assign(**assignment) == b"R"
+        yield rig
+    finally:
+        rig.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
