@@ -1,0 +1,87 @@
+"""What control says to runners: sealed messages, through the gate of the sandbox."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import httpx
+
+from control.errors import UnavailableError
+from jobs.runner.message import DOWN, DOWN_ANSWER, BadMessage, Head, seal, unseal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from control.model import Run
+    from control.naming import SandboxId
+    from jobs.scheduler import Allocation
+
+_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
+_OK = 200
+
+
+class Gates(Protocol):
+    """The way to the runners."""
+
+    async def send(
+        self, allocation: Allocation, run: Run, order: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Send an order to a runner and return its answer.
+
+        ``run.down_sequence`` numbers the message; a runner takes each number once, and only
+        rising ones.
+
+        Raises:
+            UnavailableError: it did not answer, or did not take the order.
+        """
+        ...
+
+
+class HttpGates:
+    """``Gates`` over HTTP; use as an asynchronous context manager."""
+
+    def __init__(self, node_key: bytes) -> None:
+        self._key = node_key
+        # No connection is kept: messages are rare, and each gate has its own life.
+        self._client = httpx.AsyncClient(
+            timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def send(
+        self, allocation: Allocation, run: Run, order: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """See ``Gates.send``."""
+        sandbox_id: SandboxId | str = allocation.sandbox_id
+        if run.incarnation is None:
+            raise UnavailableError(f"no runner has reported for {sandbox_id}")
+        head = Head(allocation.node, sandbox_id, run.generation, run.incarnation, run.down_sequence)
+        body = json.dumps(order).encode()
+        try:
+            answer = await self._client.post(
+                f"http://{host(allocation.address)}:{allocation.port}/_yurt/message",
+                content=body,
+                headers=seal(self._key, DOWN, head, body),
+            )
+            if answer.status_code != _OK:
+                raise UnavailableError(
+                    f"the runner of {sandbox_id} refused {order['op']}: {answer.status_code}"
+                )
+            answered = unseal(self._key, DOWN_ANSWER, answer.headers, answer.content)
+        except (httpx.HTTPError, BadMessage) as error:
+            raise UnavailableError(f"the runner of {sandbox_id} does not answer") from error
+        if answered.fields() != head.fields():
+            raise UnavailableError(f"the runner of {sandbox_id} answered another message")
+        said: dict[str, Any] = json.loads(answer.content)
+        return said
+
+
+def host(address: str) -> str:
+    """Write an IP address as the host of a URL."""
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,259 @@
+"""Every change of a sandbox's record, each a pure function from the old record to the new one.
+
+A function raises if the change is not allowed from where the record is; the texts of refusals are
+the wire's own, which clients look for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from control.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from control.model import LIVE_STATES, STARTING_STATES, DesiredState, Run, Sandbox, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from jobs.runner.message import Head
+
+MAX_REASON = 2000
+_RUNNING = LIVE_STATES | {State.STOPPING}
+
+
+def not_found(id_or_name: str) -> NotFoundError:
+    """Say that there is no such sandbox, in the wire's words."""
+    return NotFoundError(f"Sandbox with ID or name {id_or_name} not found")
+
+
+def _moved(sandbox: Sandbox, state: State, desired: DesiredState, now: datetime) -> Sandbox:
+    return replace(sandbox, state=state, desired_state=desired, changed_at=now, updated_at=now)
+
+
+# -- what users ask for ------------------------------------------------------------------------
+
+
+def start(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Begin a new generation; a sandbox that is started or starting stays as it is.
+
+    Raises:
+        NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
+        InvalidError: it failed.
+    """
+    exists(sandbox)
+    if sandbox.state in LIVE_STATES and sandbox.desired_state is DesiredState.STARTED:
+        return sandbox
+    if sandbox.state is State.ERROR:
+        raise InvalidError("Sandbox is in an errored state")
+    if not sandbox.is_settled:
+        raise ConflictError("Sandbox state change in progress")
+    if sandbox.state is not State.STOPPED:
+        raise InvalidError("Sandbox is not in valid state")
+    return _begin(sandbox, now)
+
+
+def recover(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Start a sandbox anew whose start failed.
+
+    Raises:
+        NotFoundError: it was deleted.
+        InvalidError: it did not fail, or not in a way that a new start can mend.
+    """
+    exists(sandbox)
+    if sandbox.state is not State.ERROR or not sandbox.recoverable:
+        raise InvalidError("Sandbox is not in a recoverable state")
+    return _begin(sandbox, now)
+
+
+def _begin(sandbox: Sandbox, now: datetime) -> Sandbox:
+    moved = _moved(sandbox, State.STARTING, DesiredState.STARTED, now)
+    return replace(
+        moved,
+        error_reason=None,
+        recoverable=False,
+        last_activity_at=now,
+        run=Run(generation=sandbox.run.generation + 1),
+    )
+
+
+def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Ask for a stop; an ephemeral sandbox is deleted with it.
+
+    Raises:
+        NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
+        InvalidError: it does not run.
+    """
+    exists(sandbox)
+    if sandbox.state is State.STOPPING:
+        return sandbox
+    if sandbox.state is State.ERROR:
+        raise InvalidError("Sandbox is not in a stoppable state")
+    if not sandbox.is_settled:
+        raise ConflictError("Sandbox state change in progress")
+    if sandbox.state is not State.STARTED:
+        raise InvalidError("Sandbox is not in a stoppable state")
+    if sandbox.intervals.delete == 0:
+        return delete(sandbox, now)
+    moved = _moved(sandbox, State.STOPPING, DesiredState.STOPPED, now)
+    return replace(moved, last_activity_at=now)
+
+
+def delete(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Ask for the end, from every state; the name is free at once."""
+    if sandbox.desired_state is DesiredState.DESTROYED:
+        return sandbox
+    moved = _moved(sandbox, State.DESTROYING, DesiredState.DESTROYED, now)
+    stamp = int(now.timestamp() * 1000)
+    return replace(moved, name=f"DESTROYED_{sandbox.name}_{stamp}", error_reason=None)
+
+
+def amend(change: Callable[[Sandbox], Sandbox], now: datetime) -> Callable[[Sandbox], Sandbox]:
+    """Turn a change of what a user may set into one of the record; gates are told if they care."""
+
+    def amended(sandbox: Sandbox) -> Sandbox:
+        exists(sandbox)
+        new = change(sandbox)
+        if new == sandbox:
+            return sandbox
+        version = sandbox.assignment_version + (_entry(new) != _entry(sandbox))
+        return replace(new, updated_at=now, assignment_version=version)
+
+    return amended
+
+
+def _entry(sandbox: Sandbox) -> tuple[object, ...]:
+    return sandbox.public, sandbox.private_ports, sandbox.network, sandbox.secrets
+
+
+def touch(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Note activity."""
+    exists(sandbox)
+    return replace(sandbox, last_activity_at=max(now, sandbox.last_activity_at))
+
+
+def exists(sandbox: Sandbox) -> None:
+    """Require that a sandbox was not deleted.
+
+    Raises:
+        NotFoundError: it was.
+    """
+    if sandbox.desired_state is DesiredState.DESTROYED:
+        raise not_found(sandbox.id)
+
+
+# -- what runners report -----------------------------------------------------------------------
+
+
+def claim(sandbox: Sandbox, head: Head, now: datetime) -> Sandbox:
+    """Give this generation to the runner that asks first; it may ask again.
+
+    Raises:
+        ConflictError: the generation is over, or another runner has it.
+        ForbiddenError: the report was seen before.
+    """
+    run = sandbox.run
+    if head.generation != run.generation or sandbox.state not in STARTING_STATES:
+        raise ConflictError("this start of the sandbox is over")
+    if run.incarnation not in {None, head.incarnation}:
+        raise ConflictError("another runner has this start of the sandbox")
+    run = replace(run, incarnation=head.incarnation, pushed_version=sandbox.assignment_version)
+    return replace(_reported(replace(sandbox, run=run), head), updated_at=now)
+
+
+def ready(sandbox: Sandbox, head: Head, now: datetime) -> Sandbox:
+    """Note that a sandbox is up. Too late, when something else was asked for meanwhile.
+
+    Raises:
+        ConflictError: the runner is not the one that has this generation.
+        ForbiddenError: the report was seen before.
+    """
+    sandbox = _reported(_own(sandbox, head), head)
+    return up(sandbox, head.generation, now)
+
+
+def up(sandbox: Sandbox, generation: int, now: datetime) -> Sandbox:
+    """Note that a starting sandbox is up."""
+    if sandbox.run.generation != generation or sandbox.state not in STARTING_STATES:
+        return sandbox
+    moved = _moved(sandbox, State.STARTED, DesiredState.STARTED, now)
+    return replace(moved, last_activity_at=now, error_reason=None)
+
+
+def notice(sandbox: Sandbox, head: Head, text: str, now: datetime) -> Sandbox:
+    """Note what a runner has to say while the sandbox goes on.
+
+    Raises:
+        ConflictError: the runner is not the one that has this generation.
+        ForbiddenError: the report was seen before.
+    """
+    sandbox = _reported(_own(sandbox, head), head)
+    if sandbox.state not in LIVE_STATES:
+        return sandbox
+    return replace(sandbox, error_reason=text[:MAX_REASON], updated_at=now)
+
+
+def exiting(sandbox: Sandbox, head: Head) -> Sandbox:
+    """Note a runner's last word. That it has ended is the scheduler's to say.
+
+    Raises:
+        ConflictError: the runner is not the one that has this generation.
+        ForbiddenError: the report was seen before.
+    """
+    return _reported(_own(sandbox, head), head)
+
+
+def _own(sandbox: Sandbox, head: Head) -> Sandbox:
+    if (head.generation, head.incarnation) != (sandbox.run.generation, sandbox.run.incarnation):
+        raise ConflictError("this start of the sandbox is over")
+    return sandbox
+
+
+def _reported(sandbox: Sandbox, head: Head) -> Sandbox:
+    if head.sequence <= sandbox.run.up_sequence:
+        raise ForbiddenError("this report was seen before")
+    return replace(sandbox, run=replace(sandbox.run, up_sequence=head.sequence))
+
+
+# -- what reconcile finds ----------------------------------------------------------------------
+
+
+def fail(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:
+    """Note that a start failed; a new one may be tried."""
+    if sandbox.run.generation != generation or sandbox.state not in STARTING_STATES:
+        return sandbox
+    moved = _moved(sandbox, State.ERROR, DesiredState.STARTED, now)
+    return replace(moved, error_reason=reason[:MAX_REASON], recoverable=True)
+
+
+def stopped(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:
+    """Note that a sandbox runs no more; ``reason`` is empty if that was asked for."""
+    if sandbox.run.generation != generation or sandbox.state not in _RUNNING:
+        return sandbox
+    if sandbox.intervals.delete == 0:
+        return delete(sandbox, now)
+    moved = _moved(sandbox, State.STOPPED, DesiredState.STOPPED, now)
+    return replace(moved, error_reason=reason[:MAX_REASON] or None)
+
+
+def destroyed(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Note that nothing is left of a deleted sandbox but its record."""
+    if sandbox.state is not State.DESTROYING:
+        return sandbox
+    return _moved(sandbox, State.DESTROYED, DesiredState.DESTROYED, now)
+
+
+def next_message(sandbox: Sandbox) -> Sandbox:
+    """Take the next number for a message to the runner."""
+    run = sandbox.run
+    return replace(sandbox, run=replace(run, down_sequence=run.down_sequence + 1))
+
+
+def pushed(sandbox: Sandbox, generation: int, version: int) -> Sandbox:
+    """Note which version of the assignment a gate has."""
+    run = sandbox.run
+    if run.generation != generation or version <= run.pushed_version:
+        return sandbox
+    return replace(sandbox, run=replace(run, pushed_version=version))

@@ -1,0 +1,224 @@
+"""Carry out one action. Each may be cut off anywhere and begun again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from control import lifecycle
+from control.errors import NoCapacityError, UnavailableError
+from control.model import BYTES_PER_GIB, MIB_PER_GIB
+from control.reconcile import plan
+from jobs.scheduler import Job
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from datetime import datetime
+
+    from control.gates import Gates
+    from control.model import Sandbox
+    from control.naming import SandboxId
+    from control.reconcile.routes import Routes
+    from control.records import Records
+    from jobs.scheduler import Allocation, Scheduler
+
+logger = logging.getLogger(__name__)
+
+SCHEDULER_SECONDS = 20.0
+_STOP_GRACE_SECONDS = 10.0
+_STOP_SECONDS = 120.0
+_WORK_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that reconciling reads and changes.
+
+    Attributes:
+        assignment: builds a sandbox's assignment with the keys of now.
+        now: tells the time.
+        control_url: where runners report.
+    """
+
+    records: Records
+    scheduler: Scheduler
+    routes: Routes
+    gates: Gates
+    assignment: Callable[[Sandbox], Mapping[str, Any]]
+    now: Callable[[], datetime]
+    control_url: str
+    pids: int
+    limits: plan.Limits
+
+
+def job_of(sandbox: Sandbox, world: World) -> Job:
+    """Describe the job of a sandbox's newest generation."""
+    resources = sandbox.resources
+    return Job(
+        sandbox_id=sandbox.id,
+        generation=sandbox.run.generation,
+        image_id=sandbox.image_id,
+        cpu=resources.cpu,
+        memory_mib=resources.memory_gib * MIB_PER_GIB,
+        disk_bytes=resources.disk_gib * BYTES_PER_GIB,
+        pids=world.pids,
+        domain=world.limits.domain,
+        control_url=world.control_url,
+    )
+
+
+@asynccontextmanager
+async def bounded(what: str, seconds: float) -> AsyncIterator[None]:
+    """Give up after a while.
+
+    Raises:
+        UnavailableError: it took too long; what became of it is to be looked at.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise UnavailableError(f"no answer within {seconds:.0f} s: {what}") from error
+
+
+async def apply(
+    world: World,
+    sandbox_id: SandboxId,
+    sandbox: Sandbox | None,
+    seen: plan.Seen,
+    action: plan.Action,
+) -> None:
+    """Carry out an action on what was seen.
+
+    Raises:
+        UnavailableError: something cannot be asked now.
+        ConflictError: what was seen is not so any more.
+    """
+    name = type(action).__name__
+    logger.info("reconcile", extra={"sandbox_id": sandbox_id, "action": name})
+    if isinstance(action, plan.Register):
+        async with bounded("register", SCHEDULER_SECONDS):
+            await world.routes.register(action.route)
+        return
+    if sandbox is not None and type(action) in _ON_RECORD:
+        await _ON_RECORD[type(action)](world, sandbox, seen, action)
+        return
+    await _ON_ID[type(action)](world, sandbox_id)
+
+
+# -- on what there is, with or without a record ------------------------------------------------
+
+
+async def _deregister(world: World, sandbox_id: SandboxId) -> None:
+    async with bounded("deregister", SCHEDULER_SECONDS):
+        await world.routes.deregister(sandbox_id)
+
+
+async def _stop_job(world: World, sandbox_id: SandboxId) -> None:
+    async with bounded("stop", _STOP_SECONDS):
+        await world.scheduler.stop(sandbox_id, grace_seconds=_STOP_GRACE_SECONDS)
+
+
+async def _forget(world: World, sandbox_id: SandboxId) -> None:
+    async with bounded("forget", SCHEDULER_SECONDS):
+        await world.scheduler.forget(sandbox_id)
+
+
+async def _purge(world: World, sandbox_id: SandboxId) -> None:
+    await world.records.remove(sandbox_id)
+
+
+_ON_ID: dict[type, Callable[[World, SandboxId], Awaitable[None]]] = {
+    plan.Deregister: _deregister,
+    plan.StopJob: _stop_job,
+    plan.Forget: _forget,
+    plan.Purge: _purge,
+}
+
+
+# -- on a record -------------------------------------------------------------------------------
+
+
+async def _submit(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    try:
+        async with bounded("submit", SCHEDULER_SECONDS):
+            await world.scheduler.submit(job_of(sandbox, world))
+    except NoCapacityError as error:
+        await _note(world, sandbox, lifecycle.fail, str(error))
+
+
+async def _failed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Failed) -> None:
+    await _note(world, sandbox, lifecycle.fail, action.reason)
+
+
+async def _stopped(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Stopped) -> None:
+    await _note(world, sandbox, lifecycle.stopped, action.reason)
+
+
+async def _note(
+    world: World,
+    sandbox: Sandbox,
+    change: Callable[[Sandbox, int, str, datetime], Sandbox],
+    reason: str,
+) -> None:
+    generation, now = sandbox.run.generation, world.now()
+    await world.records.change(sandbox.id, lambda record: change(record, generation, reason, now))
+    if reason:
+        extra = {"sandbox_id": sandbox.id, "change": change.__name__, "reason": reason}
+        logger.warning("a sandbox ended", extra=extra)
+
+
+async def _started(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    generation, now = sandbox.run.generation, world.now()
+    await world.records.change(sandbox.id, lambda record: lifecycle.up(record, generation, now))
+
+
+async def _ask_to_stop(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    try:
+        await send(world, sandbox, seen.allocation, {"op": "stop"})
+    except UnavailableError:
+        await _stop_job(world, sandbox.id)
+
+
+async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    assignment = world.assignment(sandbox)
+    await send(world, sandbox, seen.allocation, {"op": "assign", "assignment": assignment})
+    generation, version = sandbox.run.generation, sandbox.assignment_version
+    await world.records.change(
+        sandbox.id, lambda record: lifecycle.pushed(record, generation, version)
+    )
+
+
+async def _destroy(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    async with bounded("remove-disk", _WORK_SECONDS):
+        await world.scheduler.work("remove-disk", {"sandbox_id": sandbox.id})
+    now = world.now()
+    await world.records.change(sandbox.id, lambda record: lifecycle.destroyed(record, now))
+
+
+_ON_RECORD: dict[type, Callable[[World, Sandbox, plan.Seen, Any], Awaitable[None]]] = {
+    plan.Submit: _submit,
+    plan.Failed: _failed,
+    plan.Stopped: _stopped,
+    plan.Started: _started,
+    plan.AskToStop: _ask_to_stop,
+    plan.Push: _push,
+    plan.Destroy: _destroy,
+}
+
+
+async def send(
+    world: World, sandbox: Sandbox, allocation: Allocation | None, order: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Send an order to the runner of a sandbox; its number is stored first.
+
+    Raises:
+        UnavailableError: it did not answer, or did not take the order.
+    """
+    if allocation is None:
+        raise UnavailableError(f"no runner of {sandbox.id} is known")
+    numbered = await world.records.change(sandbox.id, lifecycle.next_message)
+    return await world.gates.send(allocation, numbered.run, order)

@@ -1,0 +1,175 @@
+"""The loop that brings every sandbox to where it is wanted.
+
+Level triggered: a wake-up carries only an id, and what is done depends only on what there is. So
+wake-ups may be lost, merged or doubled, and this process may die anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from control.errors import UnavailableError, YurtError
+from control.naming import SandboxId
+from control.reconcile.apply import SCHEDULER_SECONDS, World, apply, bounded, send
+from control.reconcile.plan import Seen, is_quiet, plan, should_ask
+from control.reconcile.queue import KeyedQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from control.model import Sandbox
+    from control.store import SandboxStore
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 64
+_MOST_STEPS = 20
+_PAUSE = timedelta(seconds=1)
+_RETRY_SECONDS = 1.0
+# More orphans than this at once, and most of all there is: rather our records are wrong.
+_FEW = 5
+
+
+class Reconciler:
+    """Takes ids from a queue and does what ``plan`` says until it says nothing more."""
+
+    def __init__(
+        self,
+        world: World,
+        store: SandboxStore,
+        *,
+        resync: timedelta,
+        chore: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            world: what is read and changed.
+            store: the records, for the resync.
+            resync: how often everything is looked at.
+            chore: done at each resync.
+        """
+        self._world, self._store = world, store
+        self._resync_seconds = resync.total_seconds()
+        self._chore = chore
+        self._orphans: set[str] = set()
+        self._sure: set[str] = set()
+        self.queue = KeyedQueue()
+
+    def wake(self, sandbox_id: SandboxId) -> None:
+        """Have a look at a sandbox soon."""
+        self.queue.put(sandbox_id)
+
+    async def run(self) -> None:
+        """Work until cancelled; if one part fails, all end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._resync_for_ever())
+                tasks.create_task(self._follow())
+                for _ in range(WORKERS):
+                    tasks.create_task(self._work())
+        finally:
+            self.queue.close()
+
+    async def _work(self) -> None:
+        while True:
+            sandbox_id = await self.queue.get()
+            try:
+                wait = await self.reconcile(sandbox_id)
+            except YurtError as error:
+                extra = {"sandbox_id": sandbox_id, "error": str(error)}
+                logger.warning("a sandbox has to wait", extra=extra)
+                self.queue.put_backoff(sandbox_id)
+            except Exception:
+                logger.exception("reconcile failed", extra={"sandbox_id": sandbox_id})
+                self.queue.put_backoff(sandbox_id)
+            else:
+                self.queue.forget(sandbox_id)
+                if wait is not None:
+                    self.queue.put_after(sandbox_id, wait)
+            finally:
+                self.queue.done(sandbox_id)
+
+    async def reconcile(self, sandbox_id: SandboxId) -> timedelta | None:
+        """Do what there is to do for one sandbox; return when to look again, if ever.
+
+        Raises:
+            YurtError: something cannot be done now; try again later.
+        """
+        for _ in range(_MOST_STEPS):
+            sandbox, seen = await self._observe(sandbox_id)
+            step = plan(sandbox, seen, self._world.now(), self._world.limits)
+            if step.action is not None:
+                await apply(self._world, sandbox_id, sandbox, seen, step.action)
+            if not step.again:
+                return step.wait
+        return _PAUSE
+
+    async def _observe(self, sandbox_id: SandboxId) -> tuple[Sandbox | None, Seen]:
+        world = self._world
+        sandbox = await world.records.get(sandbox_id)
+        async with bounded("allocation", SCHEDULER_SECONDS):
+            allocation = await world.scheduler.allocation(sandbox_id)
+        seen = Seen(allocation, world.routes.get(sandbox_id), is_orphan=sandbox_id in self._sure)
+        if sandbox is not None and should_ask(sandbox, seen, world.now(), world.limits):
+            seen = Seen(allocation, seen.route, await self._ask(sandbox, seen))
+        return sandbox, seen
+
+    async def _ask(self, sandbox: Sandbox, seen: Seen) -> str | None:
+        try:
+            said = await send(self._world, sandbox, seen.allocation, {"op": "hello"})
+        except UnavailableError:
+            return None
+        return str(said.get("phase"))
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            try:
+                await self.resync()
+                await self._chore()
+            except UnavailableError as error:
+                logger.warning("resync failed", extra={"error": str(error)})
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                await asyncio.sleep(self._resync_seconds)
+
+    async def resync(self) -> None:
+        """Compare everything that there is with the records, and wake what does not fit.
+
+        Raises:
+            UnavailableError: a list was not complete; nothing was concluded from it.
+        """
+        world = self._world
+        # Records last: a sandbox made meanwhile must not look like an orphan.
+        async with bounded("listing", SCHEDULER_SECONDS):
+            jobs = {found.sandbox_id: found for found in await world.scheduler.allocations()}
+            routes = await world.routes.refresh()
+        outlines = await self._store.survey()
+        now = world.now()
+        for outline in outlines:
+            seen = Seen(jobs.get(outline.id), routes.get(outline.id))
+            if not is_quiet(outline, seen, now, world.limits):
+                self.queue.put(outline.id)
+        everything = jobs.keys() | routes.keys()
+        orphans = everything - {outline.id for outline in outlines}
+        if len(orphans) > max(_FEW, len(everything) // 2):
+            extra = {"orphans": len(orphans), "known": len(outlines)}
+            logger.error("most sandboxes have no record: none is touched", extra=extra)
+            orphans = set()
+        # What was created by another control may be ahead of our records once, not twice.
+        self._sure = orphans & self._orphans
+        self._orphans = orphans
+        for sandbox_id in self._sure:
+            self.queue.put(SandboxId(sandbox_id))
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for sandbox_id in self._world.scheduler.changes():
+                    self.queue.put(SandboxId(sandbox_id))
+            except UnavailableError as error:
+                logger.warning("the scheduler's changes are cut off", extra={"error": str(error)})
+            await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,86 @@
+"""The records of sandboxes for everything in this process, with a bell for those who wait.
+
+All changes go through here, so whoever waits for one is woken by it and nobody polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from control.lifecycle import not_found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control.model import Sandbox
+    from control.naming import SandboxId
+    from control.store import SandboxStore
+
+
+class Records:
+    """Reads, changes and waits."""
+
+    def __init__(self, store: SandboxStore) -> None:
+        self._store = store
+        self._bells: dict[SandboxId, set[asyncio.Event]] = {}
+
+    async def get(self, sandbox_id: SandboxId) -> Sandbox | None:
+        """Return the record, None if there is none."""
+        return await self._store.get(sandbox_id)
+
+    async def find(self, id_or_name: str) -> Sandbox:
+        """Return the record with this id or name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        sandbox = await self._store.get(id_or_name)
+        if sandbox is None:
+            raise not_found(id_or_name)
+        return sandbox
+
+    async def insert(self, sandbox: Sandbox, *, most: int) -> None:
+        """See ``SandboxStore.insert``."""
+        await self._store.insert(sandbox, most=most)
+
+    async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        """See ``SandboxStore.change``."""
+        changed = await self._store.change(sandbox_id, mutate)
+        self._ring(sandbox_id)
+        return changed
+
+    async def remove(self, sandbox_id: SandboxId) -> None:
+        """See ``SandboxStore.remove``."""
+        await self._store.remove(sandbox_id)
+        self._ring(sandbox_id)
+
+    async def wait(
+        self, sandbox: Sandbox, until: Callable[[Sandbox], bool], seconds: float
+    ) -> Sandbox:
+        """Return the record as soon as ``until`` holds for it, else as it is after ``seconds``.
+
+        Raises:
+            NotFoundError: it was removed meanwhile.
+        """
+        bell = asyncio.Event()
+        bells = self._bells.setdefault(sandbox.id, set())
+        bells.add(bell)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        try:
+            while not until(sandbox := await self.find(sandbox.id)) and loop.time() < end:
+                # Only this is cut off: a read that is cancelled costs its connection.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(bell.wait(), end - loop.time())
+                bell.clear()
+        finally:
+            bells.discard(bell)
+            if not bells:
+                self._bells.pop(sandbox.id, None)
+        return sandbox
+
+    def _ring(self, sandbox_id: SandboxId) -> None:
+        for bell in self._bells.get(sandbox_id, ()):
+            bell.set()
