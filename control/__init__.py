@@ -1,2 +1,3 @@
 """Sandboxes for AI agents: the control service."""
+
 from __future__ import annotations

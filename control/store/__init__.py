@@ -38,7 +38,7 @@ class SandboxStore(Protocol):
 
         Raises:
             ConflictError: the name is taken.
-            ForbiddenError: there are already ``most`` sandboxes.
+            InvalidError: there are already ``most`` sandboxes.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeoutError
 
-from control.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
+from control.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from control.listing import Filter, Order, Page, SnapshotPage
 from control.model import LIVE_STATES, ApiKey, Sandbox, Snapshot
 from control.naming import SandboxId, is_sandbox_id
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from control.store import Outline
     from control.vault import Vault
 
-_NO_ROOM = "There are already {most} sandboxes, the most that this server keeps; delete some"
+_NO_ROOM = "Sandbox count limit exceeded. Maximum allowed: {most}."
 
 
 class Database:
@@ -90,7 +90,7 @@ class SqlSandboxes:
                 select(func.count()).select_from(sandboxes).where(matching(Filter()))
             )
             if there is not None and there >= most:
-                raise ForbiddenError(_NO_ROOM.format(most=most))
+                raise InvalidError(_NO_ROOM.format(most=most))
             await connection.execute(insert(sandboxes).values(values))
             await _write_labels(connection, sandbox.id, sandbox.labels)
 

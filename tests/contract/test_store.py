@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from control.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from control.errors import ConflictError, InvalidError, NotFoundError
 from control.listing import (
     Filter,
     Order,
@@ -91,7 +91,7 @@ async def test_parallel_inserts_never_exceed_the_most(store: SqlStore) -> None:
         *(store.sandboxes.insert(a_sandbox(), most=3) for _ in range(8)), return_exceptions=True
     )
     assert sum(result is None for result in results) == 3
-    assert sum(isinstance(result, ForbiddenError) for result in results) == 5
+    assert sum(isinstance(result, InvalidError) for result in results) == 5
 
 
 async def test_destroyed_sandboxes_take_no_room(store: SqlStore) -> None:

@@ -1,0 +1,174 @@
+"""What users do with sandboxes. Each call changes the record; reconciling does the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from control import lifecycle, previews
+from control.errors import ConflictError, InvalidError
+from control.model import REGION, STARTING_STATES, Sandbox, Secrets, Snapshot, State
+from control.naming import PreviewHost, new_sandbox_id, preview_host
+from control.snapshots import usable_snapshot
+from control.wishes import check, wished_resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from control.listing import Filter, Order, Page
+    from control.naming import SandboxId
+    from control.records import Records
+    from control.settings import Settings
+    from control.store import Store
+    from control.wishes import Wish
+
+
+class Sandboxes:
+    """The use cases around sandboxes."""
+
+    def __init__(
+        self,
+        store: Store,
+        records: Records,
+        settings: Settings,
+        wake: Callable[[SandboxId], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store, self._records, self._settings = store, records, settings
+        self._wake, self._now = wake, now
+
+    async def create(self, wish: Wish) -> Sandbox:
+        """Store a new sandbox and wait until it is started, has failed, or takes too long.
+
+        Raises:
+            InvalidError: the wish cannot be fulfilled as it is.
+            ConflictError: the name is taken.
+        """
+        check(wish)
+        snapshot = await usable_snapshot(self._store.snapshots, wish.snapshot)
+        sandbox = self._described(wish, snapshot)
+        try:
+            await self._records.insert(sandbox, most=self._settings.max_sandboxes)
+        except ConflictError as error:
+            raise ConflictError(f"Sandbox with name {sandbox.name} already exists") from error
+        self._wake(sandbox.id)
+        return await self._until(sandbox, lambda s: s.state not in STARTING_STATES)
+
+    def _described(self, wish: Wish, snapshot: Snapshot) -> Sandbox:
+        now, sandbox_id = self._now(), new_sandbox_id()
+        return Sandbox(
+            id=sandbox_id,
+            name=wish.name or sandbox_id,
+            snapshot=snapshot.name,
+            image_id=snapshot.image_id,
+            user=wish.user or snapshot.user,
+            entrypoint=snapshot.entrypoint,
+            labels=wish.labels,
+            public=wish.public,
+            private_ports=snapshot.private_ports,
+            network=wish.network,
+            target=wish.target or REGION,
+            resources=wished_resources(wish, snapshot.resources, self._settings),
+            intervals=wish.intervals,
+            created_at=now,
+            updated_at=now,
+            changed_at=now,
+            last_activity_at=now,
+            secrets=Secrets(env=wish.env),
+        )
+
+    async def get(self, id_or_name: str) -> Sandbox:
+        """Return a sandbox.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return await self._records.find(id_or_name)
+
+    async def page(self, wanted: Filter, order: Order) -> Page:
+        """Return a part of the sandboxes that fit."""
+        return await self._store.sandboxes.page(wanted, order)
+
+    async def count(self, wanted: Filter) -> int:
+        """Return how many sandboxes fit."""
+        return await self._store.sandboxes.count(wanted)
+
+    async def start(self, id_or_name: str) -> Sandbox:
+        """Start a sandbox and wait until it is, has failed, or takes too long."""
+        started = await self._move(id_or_name, lifecycle.start)
+        return await self._until(started, lambda s: s.state not in STARTING_STATES)
+
+    async def recover(self, id_or_name: str) -> Sandbox:
+        """Start a sandbox anew whose start failed; wait as ``start`` does."""
+        started = await self._move(id_or_name, lifecycle.recover)
+        return await self._until(started, lambda s: s.state not in STARTING_STATES)
+
+    async def stop(self, id_or_name: str) -> Sandbox:
+        """Stop a sandbox and wait until it is or takes too long; its disk stays."""
+        stopped = await self._move(id_or_name, lifecycle.stop)
+        return await self._until(
+            stopped, lambda s: s.state not in {State.STOPPING, State.DESTROYING}
+        )
+
+    async def delete(self, id_or_name: str) -> Sandbox:
+        """Have a sandbox removed, whatever state it is in; does not wait for it."""
+        return await self._move(id_or_name, lifecycle.delete)
+
+    async def _move(
+        self, id_or_name: str, change: Callable[[Sandbox, datetime], Sandbox]
+    ) -> Sandbox:
+        sandbox = await self._records.find(id_or_name)
+        now = self._now()
+        changed = await self._records.change(sandbox.id, lambda record: change(record, now))
+        self._wake(sandbox.id)
+        return changed
+
+    async def _until(self, sandbox: Sandbox, done: Callable[[Sandbox], bool]) -> Sandbox:
+        return await self._records.wait(sandbox, done, self._settings.hold_seconds)
+
+    async def amend(self, id_or_name: str, change: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        """Change what a user may change at any time; the gate is told if it must know.
+
+        Raises:
+            NotFoundError: there is no such sandbox, or it was deleted.
+        """
+        sandbox = await self._records.find(id_or_name)
+        changed = await self._records.change(sandbox.id, lifecycle.amend(change, self._now()))
+        if changed.run.pushed_version < changed.assignment_version:
+            self._wake(sandbox.id)
+        return changed
+
+    async def touch(self, id_or_name: str) -> None:
+        """Note activity."""
+        sandbox = await self._records.find(id_or_name)
+        now = self._now()
+        await self._records.change(sandbox.id, lambda record: lifecycle.touch(record, now))
+
+    # -- previews ------------------------------------------------------------------------------
+
+    def preview_url(self, sandbox: Sandbox, port: int, label: str | None = None) -> str:
+        """Return the URL of a port, signed with ``label`` if there is one."""
+        host = PreviewHost(port, sandbox.id, label)
+        return self._settings.preview_url(preview_host(host, self._settings.domains[0]))
+
+    def signed_label(self, sandbox: Sandbox, port: int, seconds: int) -> str:
+        """Return a label that opens ``port`` for a while.
+
+        Raises:
+            InvalidError: that is too short or too long.
+        """
+        if not 1 <= seconds <= previews.MAX_SECONDS:
+            raise InvalidError(f"expiresInSeconds must be from 1 to {previews.MAX_SECONDS}")
+        return previews.sign(sandbox, port, int(self._now().timestamp()) + seconds)
+
+    async def revoke_label(self, id_or_name: str, port: int, label: str) -> None:
+        """Call a signed preview back."""
+        now = self._now()
+        await self.amend(id_or_name, lambda s: previews.revoke(s, port, label, now))
+
+
+def with_new_file_key(sandbox: Sandbox) -> Sandbox:
+    """Give a sandbox a new key for signed file URLs; older URLs end."""
+    fresh = Secrets().file_signing_key
+    return replace(sandbox, secrets=replace(sandbox.secrets, file_signing_key=fresh))
