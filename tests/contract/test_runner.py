@@ -265,7 +265,7 @@ def test_a_sandbox_that_hits_a_limit_says_which(
 def test_a_taken_port_is_said_and_nothing_is_left(rig: Rig) -> None:
     first = rig.start(A)
     rig.until(A, "ready")
-    port = rig._port
+    port = rig.last_port
     second = rig.start(B, port=port)
     assert second.wait(20) != 0
     assert "in use" in (rig.directory(B) / "runner.log").read_text()

@@ -135,13 +135,9 @@ class Rig:
         self._make_image()
         self._make_bundle()
         self.main = install_runner(data)
-        if not (self.main.parent / "gate.py").exists():
-            (self.main.parent / "gate.py").write_text(
-                "import signal\ndef main(*a, **k):\n    while 1: signal.pause()\n"
-            )
         self.control = FakeControl(data)
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._port = 33000
+        self.last_port = 33000
         self.verb("prepare-node", resolvers=[], never=[])
 
     def close(self) -> None:
@@ -174,6 +170,10 @@ class Rig:
         script = bundle / "bin" / "python3"
         script.write_text(_AGENT)
         script.chmod(0o755)
+        self.use_bundle(bundle)
+
+    def use_bundle(self, bundle: Path) -> None:
+        """Give sandboxes that start from now on this agent."""
         node = {"name": "local", "key": KEY.hex(), "resolvers": [], "never": []}
         (self.data / "node.json").write_text(json.dumps({**node, "bundle": str(bundle)}))
 
@@ -193,7 +193,7 @@ class Rig:
         directory.mkdir(mode=0o700, exist_ok=True)
         for name in ("exit.json", "sock"):
             (directory / name).unlink(missing_ok=True)
-        self._port += 1
+        self.last_port += 1
         spec = {
             "sandbox_id": sandbox_id,
             "generation": generation,
@@ -205,7 +205,7 @@ class Rig:
             "domain": "localhost",
             "control_url": f"unix:{self.data}/run/control.sock",
             "address": "127.0.0.1",
-            "port": self._port,
+            "port": self.last_port,
             "data": str(self.data),
             "subnet": SUBNET,
         }
