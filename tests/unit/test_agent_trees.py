@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yurt_agent import newfile, walk as walking
+from yurt_agent import walk as walking
 from yurt_agent.errors import InvalidPathError
 from yurt_agent.newfile import NewFile
 from yurt_agent.paths import open_regular
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_replaced_is_overwritten(
     def busy(*_: object) -> None:
         raise OSError(16, "Device or resource busy")
 
-    monkeypatch.setattr(newfile.os, "rename", busy)
+    monkeypatch.setattr(os, "rename", busy)
     new(target, b"new").commit()
     assert target.read_bytes() == b"new"
     assert target.stat().st_ino == inode

@@ -154,6 +154,9 @@ class Application:
             return _failure(request, ToolboxError("internal error; the sandbox's log has more"))
 
     def _admit(self, request: Request) -> None:
+        if request.refusal is not None:
+            # What could not be parsed may hold no secret, and is told nothing but that.
+            raise request.refusal
         if self._identity is None:
             if request.method == "GET" and request.target == b"/version":
                 return
@@ -161,8 +164,6 @@ class Application:
         if not _equal(request.headers.get(SECRET_HEADER, "").encode("latin-1"), self._secret):
             request.keep_alive = False
             raise ForbiddenError("only the gate may call the agent")
-        if request.refusal is not None:
-            raise request.refusal
         request.identity = self._identity
 
 

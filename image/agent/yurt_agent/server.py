@@ -82,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._deaf = False
         self._upgraded = False
         self._held = False
+        self._gone = False
         self._rest = b""
 
     # What the transport tells us.
@@ -130,7 +131,10 @@ class Connection(asyncio.Protocol):
             self._sender.resume()
 
     def _abandon(self) -> None:
-        self._deaf = True
+        # Once: the handler may be cleaning up already when the end is followed by the loss.
+        if self._gone:
+            return
+        self._gone = self._deaf = True
         self._waiting.clear()
         self._stop_timer()
         gone = DisconnectedError("the client went away")
@@ -192,7 +196,7 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method().decode("latin-1")
         request = Request(method, self._target, self._headers, self)
         request.upgrade = self._parser.should_upgrade()
-        request.chunks = self._parser.get_http_version() != "1.0"
+        request.chunks = self._parser.get_http_version() == "1.1"
         request.keep_alive = (
             request.chunks and self._parser.should_keep_alive() and not request.upgrade
         )
@@ -273,6 +277,9 @@ class Connection(asyncio.Protocol):
         if self._incoming is not None:
             self._incoming.body_stream.fail(error)
             self._incoming = None
+            if self.task is None:
+                # Answered already, while the rest of the body was still coming.
+                self._shut()
             self._regulate()
             return
         request = Request("GET", self._target, {}, self)

@@ -201,6 +201,7 @@ class WebSocket:
                 self._line.write(data)
             else:
                 self._end()
+                self._line.hang_up()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
