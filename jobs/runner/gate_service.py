@@ -6,6 +6,8 @@ import asyncio
 import codecs
 import gc
 import json
+import os
+import socket
 import sys
 import time
 
@@ -22,8 +24,13 @@ _BACKLOG = 512
 ENCODINGS = ("ascii", "idna", "latin-1")
 """Loaded on demand, which is impossible once there are no files."""
 
-_BUFFER_BYTES = 256 << 10
-_TICK_SECONDS = 2.0
+_BUFFER_BYTES = 128 << 10
+"""Read at once; a slow reader can have this much and asyncio's 64 KiB in our memory."""
+
+_PROBES = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""After this many seconds of silence ask whether the visitor is still there; so often."""
+
+TICK_SECONDS = 2.0
 _RETRY_AFTER = b"Retry-After: 1"
 _LONGEST_TIMER = 86400.0
 
@@ -137,7 +144,7 @@ class Gate:
 
     def _tick_later(self) -> None:
         if self._ticking is None:
-            self._ticking = self._loop.call_later(_TICK_SECONDS, self._tick)
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         """Close what has been idle for long; no timer runs while there is nothing to close."""
@@ -154,7 +161,7 @@ async def _listen(
     listener: socket.socket, channel: socket.socket, *, sandbox_id: str, domain: str
 ) -> None:
     loop = asyncio.get_running_loop()
-    gate = Gate(channel, sandbox_id=sandbox_id, domain=domain, on_end=loop.stop)
+    gate = Gate(channel, sandbox_id=sandbox_id, domain=domain, on_end=lambda: os._exit(0))
     await loop.create_server(lambda: Visitor(gate), sock=listener, backlog=_BACKLOG)
 
 
@@ -167,6 +174,9 @@ def serve(
     domain: str,
 ) -> None:
     """Listen, call ``confine``, and only then read what comes, until the holder is gone."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted ones inherit it
+    for option, value in _PROBES:
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     loop = asyncio.SelectorEventLoop()
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(report)
@@ -192,7 +202,6 @@ def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from typing import Any
 

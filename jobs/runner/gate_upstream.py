@@ -21,7 +21,7 @@ else:
 
 _IDLE_PER_PORT = 64
 _AGENT_IDLE_SECONDS = 30.0
-_PORT_IDLE_SECONDS = 4.0
+PORT_IDLE_SECONDS = 4.0
 """Below the five seconds after which Node and uvicorn close an idle connection."""
 
 _UNREPEATABLE_IDLE_SECONDS = 1.0
@@ -134,7 +134,7 @@ class Pool:
         """Close what has been idle for long."""
         now = time.monotonic()
         for port, idle in list(self._idle.items()):
-            limit = _AGENT_IDLE_SECONDS if port == AGENT_PORT else _PORT_IDLE_SECONDS
+            limit = _AGENT_IDLE_SECONDS if port == AGENT_PORT else PORT_IDLE_SECONDS
             for upstream in [one for one in idle if now - one.idle_since > limit]:
                 upstream.transport.close()
                 self.remove(upstream)

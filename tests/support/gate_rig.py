@@ -15,7 +15,6 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httptools
 
+from jobs.installed import interpreter
 from jobs.runner import linux
 from jobs.runner.channel import PACKET_LIMIT, send_fd
 
@@ -43,9 +43,11 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _START = """
 import sys
 sys.path[:0] = {path!r}
-from jobs.runner import gate
+sys.modules["ssl"] = None
+from jobs.runner import gate, gate_service, gate_upstream, gate_visitor
+{settings}
 gate.main(
-    {listener}, {channel}, sandbox_id={sandbox!r}, domain={domain!r}, uid={uid}, empty_fd={empty}
+    {listener}, {channel}, sandbox_id={sandbox!r}, domain="localhost", uid={uid}, empty_fd={empty}
 )
 """
 
@@ -160,7 +162,8 @@ _HELLO = ok()
 class GateRig:
     """One gate with its holder, its inside, and ways to talk to it."""
 
-    def __init__(self, *, domain: str = "localhost", python: str = sys.executable) -> None:
+    def __init__(self, settings: str = "") -> None:
+        """Start a gate; ``settings`` is code that changes its constants before."""
         self.inside = Inside()
         self.reports: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
@@ -173,7 +176,7 @@ class GateRig:
         for end in (self._channel, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_LIMIT)
         self.scratch = tempfile.TemporaryDirectory(prefix="gate-")
-        self.process = self._start(theirs, domain, python)
+        self.process = self._start(theirs, settings)
         theirs.close()
         self._holder = threading.Thread(target=self._hold, daemon=True)
         self._holder.start()
@@ -187,8 +190,9 @@ class GateRig:
             "public": False,
             "private_ports": [5901],
         }
+        assert status(self.get("/_yurt/health")) == 200  # it is up, and confined
 
-    def _start(self, theirs: socket.socket, domain: str, python: str) -> subprocess.Popen[bytes]:
+    def _start(self, theirs: socket.socket, settings: str) -> subprocess.Popen[bytes]:
         empty = Path(self.scratch.name) / "empty"
         library = Path(self.scratch.name) / "library"
         empty.mkdir(mode=0o755)
@@ -202,16 +206,17 @@ class GateRig:
             listener=self._listener.fileno(),
             channel=theirs.fileno(),
             sandbox=SANDBOX,
-            domain=domain,
+            settings=settings,
             uid=GATE_UID,
             empty=empty_fd,
         )
         try:
             with self.errors.open("wb") as errors:
                 return subprocess.Popen(
-                    [python, "-I", "-S", "-c", code],
+                    [*interpreter(), "-c", code],
                     pass_fds=(self._listener.fileno(), theirs.fileno(), empty_fd),
                     stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
                     stderr=errors,
                 )
         finally:
@@ -242,6 +247,12 @@ class GateRig:
     # -- the holder --------------------------------------------------------------------------
 
     def _hold(self) -> None:
+        try:
+            self._answer_packets()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the gate has gone
+
+    def _answer_packets(self) -> None:
         while packet := self._channel.recv(PACKET_LIMIT):
             kind = packet[:1]
             if kind == b"D":
@@ -258,9 +269,8 @@ class GateRig:
         if self.fail_dials:
             self._channel.send(b"Eno more")
             return
-        made = self.inside.make(family)
-        send_fd(self._channel, b"S", made.fileno())
-        made.close()
+        with self.inside.make(family) as made:
+            send_fd(self._channel, b"S", made.fileno())
 
     def assign(self, phase: str = "ready", **changes: object) -> None:
         """Give the gate its assignment, or a changed one."""
