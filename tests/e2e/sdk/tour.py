@@ -101,7 +101,7 @@ class Tour:
         started = time.monotonic()
         result = await work
         spent = time.monotonic() - started
-        self.figures[title.split("(")[0]] = spent
+        self.figures[title] = spent
         shown = f"{len(result)} bytes" if isinstance(result, bytes) else wire.trim(result)
         wire.say(f"    = {shown or 'nothing'} [{spent * 1000:.0f} ms]")
         return result
@@ -215,11 +215,11 @@ async def files(tour: Tour) -> None:
 async def large_file(tour: Tour) -> None:
     local, back, path = tour.scratch / "out", tour.scratch / "back", f"/tmp/large-{tour.mark}"
     digest = make_random_file(local, tour.size)
-    await tour.call(f"upload_file({tour.size} bytes)", tour.client.upload_file(local, path))
+    await tour.call(f"upload_file: {tour.size} bytes", tour.client.upload_file(local, path))
     local.unlink()
     _, text = await tour.call("sha256sum inside", tour.client.execute(f"sha256sum {path}"))
     expect("digest inside", text.split()[0], digest)
-    await tour.call(f"download_file({tour.size} bytes)", tour.client.download_file(path, back))
+    await tour.call(f"download_file: {tour.size} bytes", tour.client.download_file(path, back))
     expect("digest of the download", digest_of(back), digest)
     back.unlink()
     await tour.client.execute(f"rm {path}")

@@ -1,0 +1,199 @@
+"""The rows of the table in design.md section 9 that exist, each measured through the front door."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tests.bench.figures import Row, milliseconds
+from tests.bench.peers import runc
+from tests.e2e.sdk.__main__ import drive
+from tests.support.api import Api
+from tests.support.processes import holder_of_lock
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.api import Sandbox
+    from tests.support.instance import Instance
+
+GIB = 1 << 30
+PORT = 8123
+MARK = "bench"
+LOOPBACK = "127.0.0.1"
+_PAGE = Path(__file__).parent.parent / "e2e" / "inside" / "page.py"
+
+
+class Bench:
+    """One server, and how often to measure."""
+
+    def __init__(self, instance: Instance, times: int) -> None:
+        self.instance, self.times = instance, times
+        self.api = Api(instance)
+
+    def sandbox(self) -> contextlib.AbstractContextManager[Sandbox]:
+        return self.api.sandbox(labels={"made-by": MARK})
+
+    def connection(self, sandbox: Sandbox) -> Toolbox:
+        return Toolbox(self.instance, sandbox)
+
+
+class Toolbox:
+    """One kept-alive connection to a sandbox's toolbox, without a client library's own time."""
+
+    def __init__(self, instance: Instance, sandbox: Sandbox) -> None:
+        parts = urlsplit(instance.base_url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+        self._path = f"/toolbox/{sandbox.id}/process/execute"
+        self._body = json.dumps({"command": "true"})
+        self._headers = {
+            "Authorization": f"Bearer {instance.key}",
+            "Content-Type": "application/json",
+        }
+
+    def execute(self) -> None:
+        self._connection.request("POST", self._path, self._body, self._headers)
+        answer = self._connection.getresponse()
+        said = json.loads(answer.read())
+        assert said["exitCode"] == 0, said
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def create(bench: Bench) -> Iterator[Row]:
+    """Create → first command, cold."""
+    made: list[Sandbox] = []
+
+    def first_command() -> None:
+        sandbox = bench.api.create(labels={"made-by": MARK})
+        made.append(sandbox)
+        sandbox.check("true")
+
+    try:
+        samples = milliseconds(first_command, bench.times, warm_up=1)
+    finally:
+        for sandbox in made:
+            sandbox.delete()
+    with runc(bench.instance.data) as bare:
+        peer = milliseconds(bare.run, bench.times, warm_up=1)
+    yield Row("create → first command, cold", samples, "ms", "250 / 400", "runc run", peer)
+
+
+def herd(bench: Bench) -> Iterator[Row]:
+    """Many creates at once."""
+
+    def one(_: int) -> tuple[float, Sandbox]:
+        started = time.perf_counter()
+        sandbox = bench.api.create(labels={"made-by": MARK})
+        return (time.perf_counter() - started) * 1000, sandbox
+
+    with concurrent.futures.ThreadPoolExecutor(bench.times) as pool:
+        results = list(pool.map(one, range(bench.times)))
+    for _, sandbox in results:
+        sandbox.delete()
+    yield Row(f"{bench.times} creates at once", [spent for spent, _ in results])
+
+
+def execute(bench: Bench) -> Iterator[Row]:
+    """Exec in a running sandbox, by raw HTTP through Traefik."""
+    times = bench.times * 10
+    with bench.sandbox() as sandbox, contextlib.closing(bench.connection(sandbox)) as toolbox:
+        samples = milliseconds(toolbox.execute, times, warm_up=10)
+    with runc(bench.instance.data) as bare, bare.running() as name:
+        peer = milliseconds(lambda: bare.execute(name), bench.times, warm_up=1)
+    yield Row("exec in a running sandbox", samples, "ms", "8 / 20", "runc exec", peer)
+
+
+def preview(bench: Bench) -> Iterator[Row]:
+    """A small page through Traefik and gate, against a connection straight to the sandbox."""
+    times = bench.times * 20
+    with bench.sandbox() as sandbox:
+        sandbox.upload(_PAGE.read_bytes(), "/tmp/page.py")
+        sandbox.background(f"python3 /tmp/page.py {PORT} text 0.0.0.0 >/dev/null 2>&1")
+        address = sandbox.check("hostname -I").split()[0]
+        url, headers = sandbox.preview(PORT)
+        parts = urlsplit(url)
+        # By address: what a name costs to resolve is not the gate's.
+        through = http.client.HTTPConnection(LOOPBACK, parts.port)
+        direct = http.client.HTTPConnection(address, PORT)
+        headers["Host"] = parts.netloc
+
+        def get(connection: http.client.HTTPConnection, more: dict[str, str]) -> int:
+            connection.request("GET", "/", headers=more)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        eventually(lambda: get(through, headers) == 200, "the page")
+        straight = milliseconds(lambda: get(direct, {}), times, warm_up=20)
+        over = milliseconds(lambda: get(through, headers), times, warm_up=20)
+        through.close()
+        direct.close()
+    difference = [a - b for a, b in zip(sorted(over), sorted(straight), strict=True)]
+    yield Row("preview: overhead over a direct connection", difference, "ms", "2 / 10")
+    yield Row("preview: whole request", over, "ms", "", "direct", straight)
+
+
+def stop_and_start(bench: Bench) -> Iterator[Row]:
+    """Stop an idle sandbox and start it again."""
+    stops, starts = [], []
+    with bench.sandbox() as sandbox:
+        for _ in range(bench.times):
+            sandbox.check("true")
+            stops += milliseconds(sandbox.stop, 1)
+            starts += milliseconds(sandbox.start, 1)
+    yield Row("stop (idle), the disk kept", stops, "ms", "150")
+    yield Row("start again", starts, "ms", "300")
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Proportional set size of everything that one idle sandbox keeps running."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(bench.sandbox()) for _ in range(5)]
+        for sandbox in made:
+            sandbox.check("true")
+        samples = [_pss_mib(bench.instance, sandbox) for sandbox in made]
+    yield Row("idle cost per sandbox", samples, "MB PSS", "40")
+
+
+def _pss_mib(instance: Instance, sandbox: Sandbox) -> float:
+    lock = instance.data / "run" / "sandboxes" / sandbox.id / "lock"
+    pending, total = [holder_of_lock(lock).pid], 0
+    while pending:
+        directory = Path("/proc") / str(pending.pop())
+        for line in (directory / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+        for task in (directory / "task").iterdir():
+            pending += map(int, (task / "children").read_text().split())
+    return total / 1024
+
+
+def transfer(bench: Bench) -> Iterator[Row]:
+    """1 GiB up and down through the newest SDK."""
+    ran = drive("newest_async", bench.instance.variables, GIB, capture=True)
+    if ran.returncode:
+        raise RuntimeError(ran.stdout[-2000:])
+    seconds = json.loads(ran.stdout.splitlines()[-1])["seconds"]
+    for verb in ("upload_file", "download_file"):
+        rate = GIB / 1e6 / seconds[f"{verb}: {GIB} bytes"]
+        yield Row(f"{verb} of 1 GiB through the SDK", [rate], "MB/s", "≥ 200")
+
+
+def read(bench: Bench) -> Iterator[Row]:
+    """One record, and a list."""
+    with bench.sandbox() as sandbox:
+        samples = milliseconds(sandbox.record, bench.times * 20, warm_up=20)
+    yield Row("GET /sandbox/{id}", samples, "ms", "3 / 10")
+
+
+ROWS = (create, execute, preview, stop_and_start, memory, transfer, read)
+ON_REQUEST = (herd,)
