@@ -50,7 +50,7 @@ class Policy:
 
     def __init__(self, sandbox_id: str, assignment: Mapping[str, Any]) -> None:
         self._sandbox = sandbox_id.encode()
-        # By hash: a look-up tells an attacker at most about digests that he cannot choose.
+        # By hash: a look-up tells an attacker at most about digests that nobody can choose.
         self._keys: dict[str, float] = {
             key["hash"]: _NEVER if key["expires_at"] is None else float(key["expires_at"])
             for key in assignment["keys"]

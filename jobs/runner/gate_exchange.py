@@ -69,6 +69,7 @@ class Exchange:
         "_ends",
         "_gate",
         "_head",
+        "_over",
         "_persist",
         "_port",
         "_repeatable",
@@ -94,6 +95,7 @@ class Exchange:
         self._persist = False
         self._spliced = False
         self._ends = 0
+        self._over = False
         skip = head.values.get(b"x-daytona-skip-last-activity-update", b"")
         self._counts = skip.lower() != b"true"
         if self._counts:
@@ -123,6 +125,9 @@ class Exchange:
 
     def attach(self, upstream: Upstream) -> None:
         """Send the request on a connection that is ours now."""
+        if self._over:
+            upstream.transport.abort()
+            return
         self._upstream = upstream
         if self.visitor.full:
             upstream.transport.pause_reading()
@@ -271,9 +276,9 @@ class Exchange:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.exchange = None
-        if self._counts:
-            self._counts = False
+        if self._counts and not self._over:
             self._gate.activity.count(-1)
+        self._over = True
         return upstream
 
     def on_upstream_lost(self, error: Exception | None) -> None:

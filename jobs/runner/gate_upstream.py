@@ -6,18 +6,7 @@ import asyncio
 import time
 
 from jobs.runner.gate_route import AGENT_PORT
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing_extensions import override
-
-    from jobs.runner.gate_exchange import Exchange
-else:
-
-    def override(method: object) -> object:
-        """Stand in for ``typing.override``, which Python 3.11 lacks."""
-        return method
-
+from jobs.runner.gate_typing import override
 
 _IDLE_PER_PORT = 64
 _AGENT_IDLE_SECONDS = 30.0
@@ -103,13 +92,12 @@ class Pool:
         idle = self._idle.get(port)
         if not idle:
             return None
-        waited = time.monotonic() - idle[-1].idle_since
+        upstream = idle[-1]
+        waited = time.monotonic() - upstream.idle_since
         if port != AGENT_PORT and not repeatable and waited > _UNREPEATABLE_IDLE_SECONDS:
             return None
-        upstream = idle.pop()
-        if not idle:
-            del self._idle[port]
-        return upstream
+        self.remove(upstream)
+        return None if upstream.transport.is_closing() else upstream
 
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose exchange is over; too many are closed."""
@@ -138,3 +126,8 @@ class Pool:
             for upstream in [one for one in idle if now - one.idle_since > limit]:
                 upstream.transport.close()
                 self.remove(upstream)
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobs.runner.gate_exchange import Exchange

@@ -7,21 +7,7 @@ import time
 
 from jobs.runner.gate_body import NO_BODY, FramingError
 from jobs.runner.gate_http import HEAD_END, HEAD_LIMIT, RefusedError, RequestHead, refusal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing_extensions import override
-
-    from jobs.runner.gate_auth import Grant, Policy
-    from jobs.runner.gate_exchange import Exchange
-    from jobs.runner.gate_message import ControlMessage
-    from jobs.runner.gate_service import Gate
-else:
-
-    def override(method: object) -> object:
-        """Stand in for ``typing.override``, which Python 3.11 lacks."""
-        return method
-
+from jobs.runner.gate_typing import override
 
 IDLE_SECONDS = 120.0
 """Longer than Traefik keeps an idle connection (90 s): it must be the one that closes."""
@@ -30,8 +16,8 @@ HEAD_SECONDS = 15.0
 """A head that has begun must be complete after this long."""
 
 LINGER_SECONDS = 5.0
-"""How long a visitor whose request was refused may go on sending; closing at once could cost him
-our answer."""
+"""How long a visitor whose request was refused may go on sending; closing at once could lose our
+answer."""
 
 VISITOR_LIMIT = 4096
 
@@ -163,6 +149,7 @@ class Visitor(asyncio.BufferedProtocol):
                 self._pump()
             return
         self._deaf = True
+        linger = linger or bool(self._held)
         self._held = b""
         self._update_reading()
         if linger and not self.transport.is_closing():
@@ -239,3 +226,11 @@ class Visitor(asyncio.BufferedProtocol):
         """Cut the connection if what let it in lets nobody in any more."""
         if self.grant is not None and not policy.holds(self.grant, now):
             self.transport.abort()
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobs.runner.gate_auth import Grant, Policy
+    from jobs.runner.gate_exchange import Exchange
+    from jobs.runner.gate_message import ControlMessage
+    from jobs.runner.gate_service import Gate
