@@ -22,7 +22,7 @@ from tests.support.cache import cached
 from tests.support.netns import internet_for, namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 SUITE = "bookworm"
 PACKAGES = ("systemd-sysv", "dbus", "git", "python3")
@@ -86,10 +86,12 @@ def run(
     *,
     timeout_seconds: float = 3600,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Mapping[str, Path] | None = None,
 ) -> Result:
     """Boot a clean machine, run ``job`` as root in it, and return what it printed.
 
-    The job finds ``repository`` at ``/source``, to clone from and not to write to.
+    The job finds ``repository`` at ``/source``, to clone from and not to write to. What is to be
+    kept of the machine is named by ``keep``: path below its root to a path here.
     """
     with tempfile.TemporaryDirectory(prefix="yurt-bare-", dir="/var/tmp") as name:
         root = Path(name) / "root"
@@ -103,6 +105,9 @@ def run(
             _booted(root, repository, network.path, Path(name) / "console") as machine,
         ):
             _follow(machine, root / "root/job.log", timeout_seconds, progress)
+        for inside, here in (keep or {}).items():
+            if (root / inside).exists():
+                shutil.move(root / inside, here)
         code = root / "root/job.exit"
         log = root / "root/job.log"
         return Result(

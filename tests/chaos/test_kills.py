@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.chaos.workers import Worker
@@ -73,14 +72,7 @@ def runner_of(instance: Instance, sandbox: Sandbox) -> Process:
 
 def expect_api(api: Api) -> None:
     """New requests succeed within five seconds."""
-
-    def listed() -> bool:
-        try:
-            return api.call("GET", "/sandbox", timeout=2).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    eventually(listed, "the API to answer again", seconds=NEW_REQUEST_SECONDS)
+    eventually(api.answers, "the API to answer again", seconds=NEW_REQUEST_SECONDS)
 
 
 def test_without_control_everything_goes_on_and_control_comes_back(

@@ -26,9 +26,10 @@ class Api:
 
     def __init__(self, instance: Instance, key: str | None = None) -> None:
         self.base_url = instance.base_url
+        self.slowness = instance.slowness
         self.http = httpx.Client(
             headers={"Authorization": f"Bearer {key or instance.key}"},
-            timeout=httpx.Timeout(START_SECONDS + 10),
+            timeout=httpx.Timeout((START_SECONDS + 10) * instance.slowness),
             trust_env=False,
         )
 
@@ -38,6 +39,13 @@ class Api:
     def call(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Send a request below ``/api`` and return its answer, whatever its status."""
         return self.http.request(method, f"{self.base_url}/api{path}", **more)
+
+    def answers(self) -> bool:
+        """Whether a new request succeeds."""
+        try:
+            return self.call("GET", "/sandbox", timeout=2 * self.slowness).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def create(self, **body: Any) -> Sandbox:
         """Create a sandbox and wait until it is started."""
@@ -81,7 +89,9 @@ class Sandbox:
                 raise AssertionError(f"{self.id}: {record['errorReason']}")
             return record if record["state"] == state else None
 
-        record = eventually(reached, f"state {state} of {self.id}", seconds=seconds)
+        record = eventually(
+            reached, f"state {state} of {self.id}", seconds=seconds * self.api.slowness
+        )
         assert record is not None
         return record
 
@@ -110,8 +120,9 @@ class Sandbox:
 
     def execute(self, command: str, *, seconds: int = 60, **more: Any) -> tuple[int, str]:
         """Run a shell command inside; return its exit code and output."""
-        body = {"command": command, "timeout": seconds, **more}
-        answer = self.toolbox("POST", "/process/execute", json=body, timeout=seconds + 10)
+        body = {"command": command, "timeout": seconds * self.api.slowness, **more}
+        allowed = (seconds + 10) * self.api.slowness
+        answer = self.toolbox("POST", "/process/execute", json=body, timeout=allowed)
         assert answer.status_code == 200, answer.text
         said = answer.json()
         return said["exitCode"], said["result"]
@@ -163,6 +174,7 @@ class Sandbox:
 
     def reason(self, seconds: float = 10) -> str:
         """Wait until the record says why something went wrong."""
+        allowed = seconds * self.api.slowness
         return str(
-            eventually(lambda: self.record().get("errorReason"), "a reason", seconds=seconds)
+            eventually(lambda: self.record().get("errorReason"), "a reason", seconds=allowed)
         )

@@ -27,12 +27,17 @@ SETTLE_SECONDS = 10  # the kernel takes links and namespaces away after their pr
 
 @dataclass(eq=False)
 class Instance:
-    """One data directory and port. ``settings`` are further ``YURT_*`` variables."""
+    """One data directory and port.
+
+    ``settings`` are further ``YURT_*`` variables; ``slowness`` stretches every time limit, for
+    machines that are emulated.
+    """
 
     data: Path
     port: int
     settings: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    slowness: int = 1
 
     @classmethod
     @contextlib.contextmanager
@@ -54,7 +59,7 @@ class Instance:
 
     def expect_nothing_left(self, before: census.Census) -> None:
         """Compare with a count from before; the kernel gets some seconds to clear away."""
-        end = time.monotonic() + SETTLE_SECONDS
+        end = time.monotonic() + SETTLE_SECONDS * self.slowness
         while lines := census.difference(before, census.take(self.data)):
             if time.monotonic() > end:
                 raise AssertionError("after `down --purge`:\n" + "\n".join(lines))
@@ -80,7 +85,7 @@ class Instance:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=seconds,
+                timeout=seconds * self.slowness,
                 check=False,
             )
             output.seek(0)
