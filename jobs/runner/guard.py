@@ -64,6 +64,7 @@ def _listen(family: int, address: tuple[str, int] | str) -> _socket.socket:
 
 def run(directory: str) -> int:
     """Hold the sandbox whose job is in ``directory`` until it ends; return the exit code."""
+    os.umask(0o022)  # not the caller's: what we make becomes the root directory inside
     runner = Runner(directory)
     linux.unshare(linux.CLONE_NEWPID | linux.CLONE_NEWNS)
     holder = os.fork()

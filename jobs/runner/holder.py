@@ -45,6 +45,7 @@ class Holder:
         self._policy: tuple[int, int] | None = None
         self._activity: dict[str, Any] = {"last_activity_at": time.time(), "connections": 0}
         self._log_left = _LOG_LIMIT
+        self._last_words = ""
         self._gate_starts = 0
         self._schedulers: dict[int, _socket.socket] = {}
         self._poll = select.poll()
@@ -329,6 +330,7 @@ class Holder:
     def _on_agent_log(self) -> None:
         text = os.read(self.sandbox.pipes.log_fd, 65536)
         self._log_left -= len(text)
+        self._last_words = text.decode(errors="replace").strip().rpartition("\n")[2][-500:]
         if not text or self._log_left < 0:
             self._unwatch(self.sandbox.pipes.log_fd)
             os.close(self.sandbox.pipes.log_fd)
@@ -338,13 +340,16 @@ class Holder:
 
     def _on_init_end(self) -> None:
         _, status = os.waitpid(self.sandbox.init_pid, 0)
+        if self.sandbox.pipes.log_fd in self._handlers:
+            self._on_agent_log()
         if self.phase == "stopping":
             raise Ending("")
         notices = dict(self._counts.look(float("inf")))
         if "memory" in notices:
             raise Ending(notices["memory"])
         code = os.waitstatus_to_exitcode(status)
-        raise Ending(f"the sandbox's first process ended with code {code}")
+        said = f": {self._last_words}" if self._last_words else ""
+        raise Ending(f"the sandbox's first process ended with code {code}{said}")
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -112,6 +112,17 @@ def backing(device: str) -> str:
         return ""
 
 
+def test_the_caller_s_umask_does_not_reach_the_sandbox(rig: Rig) -> None:
+    before = os.umask(0o077)
+    try:
+        process = rig.start(A)
+    finally:
+        os.umask(before)
+    rig.until(A, "ready")
+    assert rig.inside(A, "ls -ld /").stdout.startswith("drwxr-xr-x")
+    rig.stop(A, process)
+
+
 def test_a_second_runner_of_the_same_sandbox_gives_up(rig: Rig) -> None:
     first = rig.start(A)
     rig.until(A, "ready")
