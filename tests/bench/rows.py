@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import http.client
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from control.naming import SandboxId, new_sandbox_id
+from control.store.sqlite import open_sqlite
+from control.vault import Vault, load_keys
 from tests.bench.figures import Row, milliseconds
 from tests.bench.peers import runc
 from tests.e2e.sdk.__main__ import drive
@@ -21,11 +26,13 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from control.store import Store
     from tests.support.api import Sandbox
     from tests.support.instance import Instance
 
 GIB = 1 << 30
 PORT = 8123
+LISTED = 1000
 MARK = "bench"
 LOOPBACK = "127.0.0.1"
 _PAGE = Path(__file__).parent.parent / "e2e" / "inside" / "page.py"
@@ -189,10 +196,47 @@ def transfer(bench: Bench) -> Iterator[Row]:
 
 
 def read(bench: Bench) -> Iterator[Row]:
-    """One record, and a list."""
+    """One record, and a list of a thousand."""
     with bench.sandbox() as sandbox:
         samples = milliseconds(sandbox.record, bench.times * 20, warm_up=20)
+        sandbox.stop()
+        copies = asyncio.run(_copy(bench.instance, sandbox.id, LISTED - 1))
+        try:
+            lists = milliseconds(lambda: _list(bench), bench.times, warm_up=1)
+        finally:
+            asyncio.run(_remove(bench.instance, copies))
     yield Row("GET /sandbox/{id}", samples, "ms", "3 / 10")
+    yield Row(f"list of {LISTED}", lists, "ms", "100")
+
+
+def _list(bench: Bench) -> None:
+    # The oldest dialect lists everything in one answer.
+    answer = bench.api.call("GET", "/sandbox", headers={"X-Daytona-SDK-Version": "0.21.0"})
+    assert len(answer.json()) == LISTED
+
+
+def _store(instance: Instance) -> contextlib.AbstractAsyncContextManager[Store]:
+    vault = Vault(load_keys(instance.data).master_key)
+    return open_sqlite(instance.data / "yurt.db", vault)
+
+
+async def _copy(instance: Instance, sandbox_id: str, count: int) -> list[SandboxId]:
+    """Write further records like that of a stopped sandbox; making them would take minutes."""
+    made = []
+    async with _store(instance) as store:
+        record = await store.sandboxes.get(sandbox_id)
+        assert record is not None
+        for _ in range(count):
+            name = new_sandbox_id()
+            await store.sandboxes.insert(replace(record, id=name, name=name), most=2 * count)
+            made.append(name)
+    return made
+
+
+async def _remove(instance: Instance, made: list[SandboxId]) -> None:
+    async with _store(instance) as store:
+        for name in made:
+            await store.sandboxes.remove(name)
 
 
 ROWS = (create, execute, preview, stop_and_start, memory, transfer, read)

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.workers import Worker
 from tests.support.api import Api
 from tests.support.instance import Instance
-from tests.support.processes import Process, holder_of_lock, listener_on, parent_of
+from tests.support.processes import Process, holder_of_lock, listener_on
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def workers(chaos_api: Api) -> Iterator[list[Worker]]:
 
 def control_of(instance: Instance) -> Process:
     return listener_on(int((instance.data / "run" / "control.port").read_text()))
+
+
+def supervisor_of(instance: Instance) -> Process:
+    return holder_of_lock(instance.data / "run" / "up.lock")
 
 
 def traefik_of(instance: Instance) -> Process:
@@ -127,8 +131,7 @@ def test_everything_but_the_runners_may_die_and_finds_them_again(
     instance: Instance, chaos_api: Api, workers: list[Worker]
 ) -> None:
     control, traefik = control_of(instance), traefik_of(instance)
-    supervisor = parent_of(control)
-    for process in (supervisor, control, traefik):
+    for process in (supervisor_of(instance), control, traefik):
         process.kill()
     counts = [holder_of_lock(_lock(instance, worker)) for worker in workers]
     instance.up()
@@ -150,7 +153,7 @@ def test_after_the_death_of_everything_at_once_all_disks_are_there(
         worker.sandbox.check(f"echo kept-{number} > /home/daytona/kept; sync")
     control, traefik = control_of(instance), traefik_of(instance)
     runners = [runner_of(instance, worker.sandbox) for worker in workers]
-    everything = [parent_of(control), control, traefik, *runners]
+    everything = [supervisor_of(instance), control, traefik, *runners]
     for process in everything:
         process.kill()
     eventually(lambda: not any(process.lives() for process in everything), "all to die")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def start_time(pid: int) -> int:
 
 
 def holder_of_lock(path: Path) -> Process:
-    """Find who holds the ``flock`` of a file.
+    """Find who holds the lock (``flock`` or ``lockf``) of a file.
 
     Raises:
         LookupError: nobody does.
@@ -61,8 +60,9 @@ def holder_of_lock(path: Path) -> Process:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in (PROC / "locks").read_text().splitlines():
         words = line.split()
-        if device in words and "FLOCK" in words and "->" not in words:
-            return process(int(words[words.index("FLOCK") + 3]))
+        # number, kind, mode, access, pid, device and inode; "->" marks one that waits
+        if device in words and "->" not in words:
+            return process(int(words[4]))
     raise LookupError(f"nobody holds {path}")
 
 
@@ -91,14 +91,3 @@ def _links(directory: Path) -> set[str]:
             with contextlib.suppress(OSError):
                 found.add(str(path.readlink()))
     return found
-
-
-def parent_of(child: Process) -> Process:
-    fields = (PROC / str(child.pid) / "stat").read_text().rpartition(")")[2].split()
-    return process(int(fields[1]))
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
