@@ -193,3 +193,15 @@ def require(key: ApiKey, permission: Permission) -> None:
         ForbiddenError: it does not.
     """
     _require(permission in key.permissions, f"This API key lacks the permission {permission.value}")
+
+
+def bearer(field: str | None) -> str:
+    """Read the key out of an ``Authorization`` field.
+
+    Raises:
+        UnauthenticatedError: there is none.
+    """
+    scheme, _, key = (field or "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise UnauthenticatedError("Invalid credentials: send an API key as a bearer token")
+    return key.strip()

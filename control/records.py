@@ -24,6 +24,7 @@ class Records:
 
     def __init__(self, store: SandboxStore) -> None:
         self._store = store
+        self._closing = False
         self._bells: dict[SandboxId, set[asyncio.Event]] = {}
 
     async def get(self, sandbox_id: SandboxId) -> Sandbox | None:
@@ -70,7 +71,9 @@ class Records:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         try:
-            while not until(sandbox := await self.find(sandbox.id)) and loop.time() < end:
+            while not until(sandbox := await self.find(sandbox.id)):
+                if self._closing or loop.time() >= end:
+                    break
                 # Only this is cut off: a read that is cancelled costs its connection.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), end - loop.time())
@@ -80,6 +83,12 @@ class Records:
             if not bells:
                 self._bells.pop(sandbox.id, None)
         return sandbox
+
+    def close(self) -> None:
+        """Let nobody wait any longer: this process is about to end."""
+        self._closing = True
+        for sandbox_id in list(self._bells):
+            self._ring(sandbox_id)
 
     def _ring(self, sandbox_id: SandboxId) -> None:
         for bell in self._bells.get(sandbox_id, ()):

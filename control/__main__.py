@@ -1,0 +1,129 @@
+"""Serve: ``python -m control``. Which settings there are is in ``control.settings``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import uvicorn
+from pydantic import ValidationError
+from typing_extensions import override
+
+from control import listen, logs
+from control.app import Adapters, Control
+from control.errors import YurtError
+from control.gates import HttpGates
+from control.resolvers import name_servers
+from control.settings import Settings
+from control.store.sqlite import open_sqlite
+from control.vault import Keys, Vault, load_keys
+from jobs.local import LocalScheduler, NodeSettings
+from traefik.files import FileRegistry
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Iterator
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 120  # longer than Traefik keeps an idle connection to us
+_DRAIN_SECONDS = 5
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would end the process by them, not by returning."""
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def serve(settings: Settings, secrets: Keys) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    sockets = [listen.on_loopback(settings.port_path), listen.on_path(settings.socket_path)]
+    async with (
+        _adapters(settings, secrets) as adapters,
+        Control(settings, secrets, adapters) as control,
+    ):
+        await _until_signal(control, sockets)
+
+
+@contextlib.asynccontextmanager
+async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters]:
+    node = NodeSettings(
+        data=settings.data,
+        key=secrets.node_key,
+        bundle=(settings.data / "lib" / "agent").resolve(),
+        resolvers=name_servers(settings),
+        never=[],
+        memory_reserve=settings.memory_reserve,
+        memory_floor_mib=settings.memory_floor_mib,
+        disk_overcommit=settings.disk_overcommit,
+    )
+    routes = settings.data / "traefik" / "dynamic"
+    routes.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with (
+        open_sqlite(settings.data / "yurt.db", Vault(secrets.master_key)) as store,
+        LocalScheduler(node) as scheduler,
+        HttpGates(secrets.node_key) as gates,
+    ):
+        yield Adapters(store, scheduler, FileRegistry(routes), gates)
+
+
+async def _until_signal(control: Control, sockets: list[socket.socket]) -> None:
+    server = _Server(
+        uvicorn.Config(
+            control.app,
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=1 << 40,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+
+    def end() -> None:
+        control.close()
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    # One group: if reconciling fails, serving ends with it, and we are started again.
+    async with asyncio.TaskGroup() as tasks:
+        reconciling = tasks.create_task(control.run())
+        await server.serve(sockets)
+        reconciling.cancel()
+
+
+def main() -> int:
+    """Run the service and return its exit code."""
+    logs.set_up()
+    os.umask(0o077)
+    try:
+        settings = Settings()
+        lock = listen.only_one(settings.data / "run" / "control.lock")
+        secrets = load_keys(settings.data)
+        asyncio.run(serve(settings, secrets))
+        os.close(lock)
+    except (YurtError, ValidationError) as error:
+        logger.error("control cannot start: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Bodies and path parts of requests: read strictly, refused with what to change."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from control.errors import InvalidError, UnsupportedError
+from control.model import Permission
+from control.naming import parse_port
+from control.wishes import Wish, checked_intervals, checked_network
+
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    """Types as JSON has them: no number from a string. Fields that we do not know are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class CreateBody(_Strict):
+    """``POST /sandbox``."""
+
+    name: str | None = None
+    snapshot: str | None = None
+    user: str | None = None
+    env: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    public: bool | None = None
+    network_block_all: bool | None = Field(default=None, alias="networkBlockAll")
+    network_allow_list: str | None = Field(default=None, alias="networkAllowList")
+    target: str | None = None
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    auto_stop_interval: int | None = Field(default=None, alias="autoStopInterval")
+    auto_archive_interval: int | None = Field(default=None, alias="autoArchiveInterval")
+    auto_delete_interval: int | None = Field(default=None, alias="autoDeleteInterval")
+
+    build_info: dict[str, Any] | None = Field(default=None, alias="buildInfo")
+    volumes: list[Any] | None = None
+    secrets: list[Any] | None = None
+    linked_sandbox: str | None = Field(default=None, alias="linkedSandbox")
+    domain_allow_list: str | None = Field(default=None, alias="domainAllowList")
+    outbound_proxy_url: str | None = Field(default=None, alias="outboundProxyUrl")
+    auto_pause_interval: int | None = Field(default=None, alias="autoPauseInterval")
+    ttl_minutes: int | None = Field(default=None, alias="ttlMinutes")
+    gpu: int | None = None
+    kvm: bool | None = None
+
+    def wish(self) -> Wish:
+        """Return what is asked for.
+
+        Raises:
+            InvalidError: it cannot be.
+            UnsupportedError: this version cannot do it; it is not done by half.
+        """
+        if self.build_info is not None and self.snapshot:
+            raise InvalidError("Cannot use both a snapshot and an image to build")
+        self._refuse_unsupported()
+        return Wish(
+            name=self.name or None,
+            snapshot=self.snapshot or None,
+            user=self.user or None,
+            env=self.env or {},
+            labels=self.labels or {},
+            public=bool(self.public),
+            network=checked_network(
+                block_all=bool(self.network_block_all), allow_list=self.network_allow_list
+            ),
+            target=self.target or None,
+            cpu=self.cpu,
+            memory_gib=self.memory,
+            disk_gib=self.disk,
+            intervals=checked_intervals(
+                self.auto_stop_interval, self.auto_archive_interval, self.auto_delete_interval
+            ),
+        )
+
+    def _refuse_unsupported(self) -> None:
+        for asked, what in (
+            (self.build_info is not None, "building images: create from a snapshot instead"),
+            (self.volumes, "volumes"),
+            (self.secrets, "secrets: pass values as env instead"),
+            (self.linked_sandbox, "linked sandboxes"),
+            (self.domain_allow_list, "domainAllowList: use networkAllowList instead"),
+            (self.outbound_proxy_url, "outboundProxyUrl: set the proxy variables as env instead"),
+            (self.auto_pause_interval, "pausing: use autoStopInterval instead"),
+            (self.ttl_minutes, "ttlMinutes: use autoStopInterval and autoDeleteInterval instead"),
+            (self.gpu, "GPUs"),
+            (self.kvm, "kvm"),
+        ):
+            if asked:
+                raise UnsupportedError(f"This version does not support {what}")
+
+
+class LabelsBody(_Strict):
+    """``PUT /sandbox/{s}/labels``."""
+
+    labels: dict[str, str]
+
+
+class KeyBody(_Strict):
+    """``POST /api-keys``."""
+
+    name: str
+    permissions: list[str]
+    expires_at: str | None = Field(default=None, alias="expiresAt")
+
+    def wanted(self) -> list[Permission]:
+        """Return the permissions.
+
+        Raises:
+            InvalidError: one of them does not exist.
+        """
+        try:
+            return [Permission(permission) for permission in self.permissions]
+        except ValueError as error:
+            raise InvalidError(f"permissions: {error}") from error
+
+    def end(self) -> datetime | None:
+        """Return when the key expires."""
+        return None if self.expires_at is None else moment("expiresAt", self.expires_at)
+
+
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """Read a body as JSON; an empty one counts as ``{}``.
+
+    Raises:
+        InvalidError: it is not JSON, or not of this kind; the text says where.
+    """
+    raw = await request.body()
+    try:
+        content = from_json(raw) if raw.strip() else {}
+    except ValueError as error:
+        raise InvalidError(f"The body is not valid JSON: {error}") from error
+    try:
+        return kind.model_validate({} if content is None else content)
+    except ValidationError as error:
+        raise InvalidError(", ".join(_complaints(error))) from error
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    said = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(str(part) for part in detail["loc"]) or "The body"
+        said.append(f"{where[:100]}: {detail['msg']}")
+    return said
+
+
+def moment(name: str, text: str) -> datetime:
+    """Read a time.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    try:
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(f"{name} must be a time like 2026-01-31T12:00:00Z") from error
+
+
+def integer(name: str, text: str) -> int:
+    """Read a whole number.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    if _INTEGER.fullmatch(text) is None:
+        raise InvalidError(f"{name} must be a whole number")
+    return int(text)
+
+
+def port_number(text: str) -> int:
+    """Read a TCP port.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    port = parse_port(text)
+    if port is None:
+        raise InvalidError("Invalid port: must be from 1 to 65535")
+    return port
+
+
+def truth(name: str, text: str) -> bool:
+    """Read ``true`` or ``false``.
+
+    Raises:
+        InvalidError: it is neither.
+    """
+    if text.lower() not in {"true", "false"}:
+        raise InvalidError(f"{name} must be true or false")
+    return text.lower() == "true"

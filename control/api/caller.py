@@ -1,0 +1,55 @@
+"""Who is asking: every call but a listed few needs an API key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from control.api.wire import Sdk
+from control.keys import bearer, require
+from control.model import ApiKey, Permission
+from control.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller, and the use cases for it."""
+
+    service: Service
+    key: ApiKey
+    sdk: Sdk
+
+
+def service_of(request: Request) -> Service:
+    """Return the use cases of the application that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+class Needs:
+    """A dependency that requires a valid key, and maybe a permission."""
+
+    def __init__(self, permission: Permission | None = None) -> None:
+        self.permission = permission
+
+    async def __call__(self, request: Request) -> Caller:
+        """Tell who is asking.
+
+        Raises:
+            UnauthenticatedError: nobody that we know.
+            ForbiddenError: somebody who may not do this.
+        """
+        service = service_of(request)
+        key = service.keys.authenticate(bearer(request.headers.get("authorization")))
+        request.scope["yurt.key"] = key.name
+        if self.permission is not None:
+            require(key, self.permission)
+        return Caller(service, key, Sdk.from_field(request.headers.get("x-daytona-sdk-version")))
+
+
+AnyCaller = Annotated[Caller, Depends(Needs())]
+Writer = Annotated[Caller, Depends(Needs(Permission.WRITE_SANDBOXES))]
+Deleter = Annotated[Caller, Depends(Needs(Permission.DELETE_SANDBOXES))]
+KeyManager = Annotated[Caller, Depends(Needs(Permission.MANAGE_API_KEYS))]

@@ -1,0 +1,57 @@
+"""The calls that need no key. A test holds this list short."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from control.api.caller import service_of
+from control.api.wire import answer
+from control.errors import YurtError
+from control.snapshots import DEFAULT
+from control.wishes import MAX_ARCHIVE_MINUTES
+
+router = APIRouter(prefix="/api")
+
+
+@router.get("/health")
+async def health() -> Response:
+    """Say that this process answers."""
+    return answer({"status": "ok"})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    """Say whether requests can be served: whether the store answers, nothing else."""
+    try:
+        await service_of(request).store.ping()
+    except YurtError:
+        down = {"database": {"status": "down"}}
+        return answer({"status": "error", "info": {}, "error": down, "details": down}, 503)
+    up = {"database": {"status": "up"}}
+    return answer({"status": "ok", "info": up, "error": {}, "details": up})
+
+
+@router.get("/config")
+async def config(request: Request) -> Response:
+    """Say where things are; SDKs before 0.143 find the toolbox by it."""
+    settings = service_of(request).settings
+    return answer(
+        {
+            "version": version("yurt-server"),
+            "oidc": {"issuer": "", "clientId": "", "audience": ""},
+            "linkedAccountsEnabled": False,
+            "announcements": {},
+            "proxyTemplateUrl": settings.preview_url(
+                f"{{{{PORT}}}}-{{{{sandboxId}}}}.{settings.domains[0]}"
+            ),
+            "proxyToolboxUrl": settings.toolbox_url,
+            "defaultSnapshot": DEFAULT,
+            "dashboardUrl": settings.base_url,
+            "maxAutoArchiveInterval": MAX_ARCHIVE_MINUTES,
+            "maintananceMode": False,
+            "environment": "production",
+        }
+    )

@@ -1,0 +1,171 @@
+"""Nouns as JSON, in the shapes that every generation of SDKs takes at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from control.model import (
+    BYTES_PER_GIB,
+    ORGANIZATION,
+    ApiKey,
+    DesiredState,
+    Sandbox,
+    Snapshot,
+    State,
+)
+
+_VERSION = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
+_SINCE_CURSOR_LIST = (0, 150, 0)
+_SINCE_RESIZING = (0, 143, 0)
+_SINCE_TOLERANT = (0, 170, 0)
+# What an SDK sees instead of a state that it would raise on.
+_OLD_STATES = {
+    State.RESIZING: State.STARTED,
+    State.SNAPSHOTTING: State.STARTED,
+    State.FORKING: State.STARTED,
+    State.PAUSING: State.STARTED,
+    State.PAUSED: State.STOPPED,
+    State.RESUMING: State.STOPPED,
+}
+_OLD_DESIRED = {
+    DesiredState.RESIZED: DesiredState.STARTED,
+    DesiredState.PAUSED: DesiredState.STOPPED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """Which SDK is asking, by its own word; ``version`` is None for anything else."""
+
+    version: tuple[int, int, int] | None = None
+
+    @classmethod
+    def from_field(cls, text: str | None) -> Sdk:
+        """Read ``X-Daytona-SDK-Version``; development builds count as the newest."""
+        found = _VERSION.match(text or "")
+        if found is None:
+            return cls()
+        version = (int(found[1]), int(found[2]), int(found[3]))
+        return cls(version if version > (0, 0, 0) else None)
+
+    def _before(self, version: tuple[int, int, int]) -> bool:
+        return self.version is not None and self.version < version
+
+    @property
+    def lists_arrays(self) -> bool:
+        """Tell whether it takes a list of sandboxes as a bare array."""
+        return self._before(_SINCE_CURSOR_LIST)
+
+    def state(self, state: State) -> State:
+        """Return the state to show it."""
+        if state is State.RESIZING and not self._before(_SINCE_RESIZING):
+            return state
+        return _OLD_STATES.get(state, state) if self._before(_SINCE_TOLERANT) else state
+
+    def desired(self, desired: DesiredState) -> DesiredState:
+        """Return the desired state to show it."""
+        if self._before(_SINCE_TOLERANT):
+            return _OLD_DESIRED.get(desired, desired)
+        return desired
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return Response(
+        json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode(),
+        status,
+        media_type="application/json",
+    )
+
+
+def iso(moment: datetime) -> str:
+    """Write a time: RFC 3339, UTC, with milliseconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + (
+        f"{moment.microsecond // 1000:03}Z"
+    )
+
+
+def _maybe_iso(moment: datetime | None) -> str | None:
+    return None if moment is None else iso(moment)
+
+
+def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]:
+    """Write a sandbox. There is no ``class``: old SDKs raise on what they do not know there."""
+    resources, intervals = sandbox.resources, sandbox.intervals
+    return {
+        "id": sandbox.id,
+        "organizationId": sandbox.organization_id,
+        "name": sandbox.name,
+        "snapshot": sandbox.snapshot,
+        "user": sandbox.user,
+        "env": sandbox.secrets.env,
+        "labels": sandbox.labels,
+        "public": sandbox.public,
+        "networkBlockAll": sandbox.network.block_all,
+        "networkAllowList": ",".join(sandbox.network.allow) or None,
+        "kvm": False,
+        "target": sandbox.target,
+        "cpu": resources.cpu,
+        "gpu": 0,
+        "memory": resources.memory_gib,
+        "disk": resources.disk_gib,
+        "state": sdk.state(sandbox.state).value,
+        "desiredState": sdk.desired(sandbox.desired_state).value,
+        "errorReason": sandbox.error_reason,
+        "recoverable": sandbox.recoverable,
+        "backupState": "None",
+        "autoStopInterval": intervals.stop,
+        "autoArchiveInterval": intervals.archive,
+        "autoDeleteInterval": intervals.delete,
+        "volumes": [],
+        "createdAt": iso(sandbox.created_at),
+        "updatedAt": iso(sandbox.updated_at),
+        "lastActivityAt": iso(sandbox.last_activity_at),
+        "sandboxClass": "container",
+        "toolboxProxyUrl": toolbox_url,
+    }
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Write a snapshot; ``size`` is in GiB, ``enabled`` is for SDK 0.21."""
+    resources = snapshot.resources
+    return {
+        "id": snapshot.id,
+        "organizationId": ORGANIZATION,
+        "general": True,
+        "name": snapshot.name,
+        "imageName": snapshot.name,
+        "state": snapshot.state.value,
+        "enabled": True,
+        "size": round(snapshot.size_bytes / BYTES_PER_GIB, 3),
+        "entrypoint": list(snapshot.entrypoint) or None,
+        "cpu": resources.cpu,
+        "gpu": 0,
+        "mem": resources.memory_gib,
+        "disk": resources.disk_gib,
+        "errorReason": snapshot.error_reason,
+        "createdAt": iso(snapshot.created_at),
+        "updatedAt": iso(snapshot.updated_at),
+        "lastUsedAt": _maybe_iso(snapshot.last_used_at),
+        "sourceSandboxId": None,
+        "sandboxClass": "container",
+    }
+
+
+def key_json(key: ApiKey) -> dict[str, Any]:
+    """Write an API key, without the key."""
+    return {
+        "name": key.name,
+        "value": f"yurt_{key.prefix}_{'*' * 8}",
+        "createdAt": iso(key.created_at),
+        "permissions": sorted(key.permissions),
+        "lastUsedAt": _maybe_iso(key.last_used_at),
+        "expiresAt": _maybe_iso(key.expires_at),
+        "userId": ORGANIZATION,
+    }

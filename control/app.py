@@ -1,0 +1,156 @@
+"""Put the parts together. Nothing happens at import, and nothing is global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+from fastapi import FastAPI
+
+from control.api import envelope, internal, keys, previews, public, sandboxes, snapshots
+from control.assignments import assignment
+from control.edge import Edge
+from control.forward import Forwarder
+from control.front import Front
+from control.keys import KeyRing
+from control.reconcile.apply import World
+from control.reconcile.loop import Reconciler
+from control.reconcile.plan import Limits
+from control.reconcile.routes import Routes
+from control.records import Records
+from control.reports import Reports
+from control.sandboxes import Sandboxes
+from control.service import Service
+from jobs.local import NODE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from control.gates import Gates
+    from control.model import Sandbox
+    from control.naming import SandboxId
+    from control.settings import Settings
+    from control.store import Store
+    from control.vault import Keys
+    from jobs.scheduler import Scheduler
+    from traefik.registry import RouteRegistry
+
+# Previews first: their paths are longer than those of sandboxes that they begin with.
+_ROUTERS = (
+    previews.router,
+    sandboxes.router,
+    keys.router,
+    snapshots.router,
+    public.router,
+    internal.router,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What control works with; any of them may be a double."""
+
+    store: Store
+    scheduler: Scheduler
+    registry: RouteRegistry
+    gates: Gates
+
+
+class Control:
+    """A control that is ready to serve; use as an asynchronous context manager.
+
+    Attributes:
+        app: the ASGI application.
+        records: the records, with a bell.
+    """
+
+    def __init__(self, settings: Settings, secrets: Keys, adapters: Adapters) -> None:
+        self._settings, self._secrets, self._adapters = settings, secrets, adapters
+        store = adapters.store
+        self.records = Records(store.sandboxes)
+        self._keys = KeyRing(store.keys, now, self.wake)
+        self._forwarder = Forwarder()
+        routes = Routes(adapters.registry)
+        self.reconciler = Reconciler(
+            self._world(routes),
+            store.sandboxes,
+            resync=timedelta(seconds=settings.resync_seconds),
+            chore=self._keys.note_use,
+        )
+        self.api = create_api(self._service())
+        edge = Edge(self.records, self._keys, routes, self._forwarder)
+        self.app = Front(settings, self.api, edge)
+
+    def _world(self, routes: Routes) -> World:
+        settings = self._settings
+        return World(
+            records=self.records,
+            scheduler=self._adapters.scheduler,
+            routes=routes,
+            gates=self._adapters.gates,
+            assignment=self.assignment,
+            now=now,
+            control_url=f"unix:{settings.socket_path}",
+            pids=settings.pids,
+            limits=Limits(
+                domain=",".join(settings.domains),
+                start_deadline=timedelta(seconds=settings.start_deadline_seconds),
+                stop_grace=timedelta(seconds=settings.stop_grace_seconds),
+                keep_destroyed=timedelta(seconds=settings.destroyed_seconds),
+            ),
+        )
+
+    def _service(self) -> Service:
+        settings, store = self._settings, self._adapters.store
+        return Service(
+            settings=settings,
+            store=store,
+            sandboxes=Sandboxes(store, self.records, settings, self.wake, now),
+            keys=self._keys,
+            reports=Reports(self.records, self.assignment, self.wake, now),
+            node_keys={NODE: self._secrets.node_key},
+            now=now,
+        )
+
+    def wake(self, sandbox_id: SandboxId) -> None:
+        """Have a look at a sandbox soon."""
+        self.reconciler.wake(sandbox_id)
+
+    def assignment(self, sandbox: Sandbox) -> Mapping[str, Any]:
+        """Write a sandbox's assignment with the keys of now."""
+        return assignment(sandbox, self._keys.all(), now())
+
+    async def __aenter__(self) -> Self:
+        """Read the keys."""
+        await self._keys.load(self._secrets.api_key)
+        await self._forwarder.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._forwarder.__aexit__()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        await self.reconciler.run()
+
+    def close(self) -> None:
+        """Answer everybody who waits: this process is about to end."""
+        self.records.close()
+
+
+def create_api(service: Service) -> FastAPI:
+    """Make the API over some use cases; it describes itself nowhere without a key."""
+    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    api.state.service = service
+    envelope.install(api)
+    for router in _ROUTERS:
+        api.include_router(router)
+    return api
+
+
+def now() -> datetime:
+    """Tell the time, in milliseconds: what is stored comes back equal."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -1,0 +1,105 @@
+"""The first look at each request: for whom is it?
+
+Read are the ``Host`` field and the path as they were sent, each by one parser; everything after
+uses what they returned. The API answers to its own names only, so that no page on the internet can
+reach it by a name that it points here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from control.api.envelope import envelope, no_route
+from control.asgi import field_value, raw_path, respond
+from control.errors import InvalidError, MisdirectedError, TooLargeError, YurtError
+from control.naming import parse_preview_host, parse_toolbox_path, split_host
+
+if TYPE_CHECKING:
+    from control.asgi import App, Message, Receive, Scope, Send
+    from control.edge import Edge
+    from control.settings import Settings
+
+MAX_BODY_BYTES = 1 << 20
+REPORT_PATH = b"/internal/report"
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+logger = logging.getLogger(__name__)
+
+
+class Front:
+    """The application that the server runs: the API and the edge behind one door."""
+
+    def __init__(self, settings: Settings, api: App, edge: Edge) -> None:
+        self._settings, self._api, self._edge = settings, api, edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        try:
+            await self._route(scope, receive, send)
+        except YurtError as error:
+            response = envelope(error, scope["path"])
+            fields = [(n, v) for n, v in response.raw_headers if n != b"content-length"]
+            await respond(scope, send, error.status, fields, bytes(response.body))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        field = field_value(scope, b"host")
+        if field is None:
+            raise InvalidError("A request names exactly one host")
+        name, _ = split_host(field)
+        preview = parse_preview_host(name, self._settings.domains)
+        if preview is not None:
+            await self._edge.preview(scope, receive, send, preview)
+            return
+        if name not in self._settings.own_hosts:
+            raise MisdirectedError(f"This server does not answer for {name[:255]}")
+        path = raw_path(scope)
+        sandbox_id = parse_toolbox_path(path.decode("latin-1"))
+        if sandbox_id is not None:
+            await self._edge.toolbox(scope, receive, send, sandbox_id)
+            return
+        is_ours = path == REPORT_PATH or path.startswith(b"/api/")
+        if not is_ours or scope["type"] == "websocket":
+            raise no_route(scope.get("method", "GET"), scope["path"])
+        await self._api(scope, _bounded(scope, receive), _audited(scope, send))
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """Refuse bodies that are too large, those that say so at once."""
+    if int(_digits(field_value(scope, b"content-length"))) > MAX_BODY_BYTES:
+        raise TooLargeError(f"The body is larger than {MAX_BODY_BYTES >> 20} MiB")
+    taken = 0
+
+    async def take() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > MAX_BODY_BYTES:
+            raise TooLargeError(f"The body is larger than {MAX_BODY_BYTES >> 20} MiB")
+        return message
+
+    return take
+
+
+def _audited(scope: Scope, send: Send) -> Send:
+    """Log who changed what, and how that ended."""
+    if scope["method"] in _READING:
+        return send
+
+    async def note(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            extra = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": message["status"],
+                "key": scope.get("yurt.key"),
+            }
+            logger.info("request", extra=extra)
+        await send(message)
+
+    return note
+
+
+def _digits(text: str | None) -> str:
+    """Return a decimal number that Python reads; the server refused malformed ones already."""
+    return text[:20] if text and text.isdecimal() else "0"

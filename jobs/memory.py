@@ -1,0 +1,135 @@
+"""A scheduler in memory: for tests of control, and for trying it without root.
+
+It starts nothing. What a runner would do is done by ``on_submit``, or by the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from control.errors import ConflictError, NoCapacityError, UnavailableError
+from jobs.scheduler import Allocation, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from jobs.scheduler import Job
+
+NODE = "local"
+_ADDRESS = "127.0.0.1"
+_FIRST_PORT = 20000
+
+
+class MemoryScheduler:
+    """``Scheduler`` over a dictionary.
+
+    Attributes:
+        most: how many jobs may run at once; 0 has room for none.
+        is_away: every call raises ``UnavailableError``.
+        is_hanging: every call waits until it is cancelled.
+        on_submit: called with each job that was started.
+        on_stop: called with the id of each job that is to stop; ends it by ``end``, or does not,
+            and then it is killed. Without it every job ends as asked.
+        disks: the sandboxes that have a disk.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int | None = None,
+        on_submit: Callable[[Job], None] | None = None,
+        on_stop: Callable[[str], None] | None = None,
+    ) -> None:
+        self.most = most
+        self.is_away = False
+        self.is_hanging = False
+        self.on_submit, self.on_stop = on_submit, on_stop
+        self.disks: set[str] = set()
+        self.jobs: dict[str, Job] = {}
+        self._allocations: dict[str, Allocation] = {}
+        self._changes: asyncio.Queue[str] = asyncio.Queue()
+        self._placed = 0
+
+    async def submit(self, job: Job) -> Allocation:
+        """See ``Scheduler.submit``."""
+        await self._reach()
+        there = self._allocations.get(job.sandbox_id)
+        if there is not None and there.generation == job.generation:
+            return there
+        if there is not None and there.running:
+            raise ConflictError(f"generation {there.generation} of the sandbox still runs")
+        running = sum(allocation.running for allocation in self._allocations.values())
+        if self.most is not None and running >= self.most:
+            raise NoCapacityError(f"no room: {running} sandboxes run; stop or delete some")
+        port = _FIRST_PORT + self._placed
+        self._placed += 1
+        placed = Allocation(job.sandbox_id, job.generation, NODE, _ADDRESS, port, True, None)
+        self._allocations[job.sandbox_id] = placed
+        self.jobs[job.sandbox_id] = job
+        self.disks.add(job.sandbox_id)
+        if self.on_submit is not None:
+            self.on_submit(job)
+        return placed
+
+    async def stop(self, sandbox_id: str, *, grace_seconds: float) -> None:
+        """See ``Scheduler.stop``; the grace is nothing here."""
+        await self._reach()
+        if self.on_stop is None:
+            self.end(sandbox_id, "", phase="stopping")
+            return
+        self.on_stop(sandbox_id)
+        self.end(sandbox_id, "the runner was killed", code=137, phase="unknown")
+
+    async def allocation(self, sandbox_id: str) -> Allocation | None:
+        """See ``Scheduler.allocation``."""
+        await self._reach()
+        return self._allocations.get(sandbox_id)
+
+    async def allocations(self) -> list[Allocation]:
+        """See ``Scheduler.allocations``."""
+        await self._reach()
+        return list(self._allocations.values())
+
+    async def forget(self, sandbox_id: str) -> None:
+        """See ``Scheduler.forget``."""
+        await self._reach()
+        there = self._allocations.get(sandbox_id)
+        if there is not None and there.running:
+            raise ConflictError(f"the runner of {sandbox_id} still runs")
+        self._allocations.pop(sandbox_id, None)
+        self.jobs.pop(sandbox_id, None)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """See ``Scheduler.changes``."""
+        while True:
+            yield await self._changes.get()
+
+    async def work(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Scheduler.work``; only ``remove-disk`` does anything."""
+        await self._reach()
+        if verb == "remove-disk":
+            sandbox_id = str(arguments["sandbox_id"])
+            there = self._allocations.get(sandbox_id)
+            if there is not None and there.running:
+                raise UnavailableError(f"remove-disk failed: the disk of {sandbox_id} is in use")
+            self.disks.discard(sandbox_id)
+        return {}
+
+    def end(self, sandbox_id: str, reason: str, *, code: int = 0, phase: str = "ready") -> None:
+        """End a job as its runner would; one that has ended stays as it is."""
+        there = self._allocations.get(sandbox_id)
+        if there is None or not there.running:
+            return
+        ended = Exit(reason, code, phase, datetime.now(UTC))
+        self._allocations[sandbox_id] = replace(there, running=False, exit=ended)
+        self._changes.put_nowait(sandbox_id)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self.is_hanging:
+            await asyncio.Event().wait()
+        if self.is_away:
+            raise UnavailableError("the scheduler does not answer")

@@ -1,0 +1,219 @@
+"""A whole control over doubles: no runner, no Traefik, no socket.
+
+The doubles of runners speak the real messages, through the real application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from control.app import Adapters, Control
+from control.errors import UnavailableError
+from control.settings import Settings
+from control.vault import Keys, new_api_key
+from jobs.memory import NODE, MemoryScheduler
+from jobs.runner.message import UP, UP_ANSWER, Head, seal, unseal
+from tests.support.records import a_snapshot, a_store
+from traefik.memory import MemoryRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from control.model import Run
+    from control.store.sql import SqlStore
+    from jobs.scheduler import Allocation, Job
+
+NODE_KEY = bytes(range(32))
+FENCED = {404, 409}
+
+
+class Runner:
+    """What control sees of one start of one sandbox."""
+
+    def __init__(self, rig: Rig, job: Job) -> None:
+        self.rig, self.job = rig, job
+        self.incarnation = secrets.token_hex(16)
+        self.sequence = 0
+        self.last_down = 0
+        self.phase = "assign"
+        self.assignment: dict[str, Any] = {}
+        self.orders: list[str] = []
+        self.answers = True
+
+    def head(self) -> Head:
+        self.sequence += 1
+        return Head(NODE, self.job.sandbox_id, self.job.generation, self.incarnation, self.sequence)
+
+    async def report(self, phase: str, **facts: Any) -> httpx.Response:
+        """Send a report and check the seal of its answer."""
+        head = self.head()
+        answer = await self.rig.report(head, {"phase": phase, **facts})
+        if answer.status_code == 200:
+            answered = unseal(NODE_KEY, UP_ANSWER, answer.headers, answer.content)
+            assert answered.fields() == head.fields()
+        return answer
+
+    async def claim(self) -> bool:
+        answer = await self.report("assign", facts={})
+        if answer.status_code in FENCED:
+            self.rig.scheduler.end(self.job.sandbox_id, "fenced", code=1, phase="assign")
+            return False
+        assert answer.status_code == 200, answer.text
+        self.assignment = answer.json()
+        return True
+
+    async def boot(self) -> None:
+        if await self.claim():
+            self.phase = "ready"
+            await self.report("ready", boot_ms={})
+
+    async def stop(self) -> None:
+        self.phase = "stopping"
+        await self.report("exit", reason="")
+        self.rig.scheduler.end(self.job.sandbox_id, "", phase="stopping")
+
+    def take(self, run: Run, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out an order as the holder does."""
+        if not self.answers:
+            raise UnavailableError("the runner does not answer")
+        if (run.generation, run.incarnation) != (self.job.generation, self.incarnation):
+            raise UnavailableError("refused: for another start")
+        if run.down_sequence <= self.last_down:
+            raise UnavailableError("refused: too old")
+        self.last_down = run.down_sequence
+        self.orders.append(order["op"])
+        if order["op"] == "assign" and order["assignment"]["version"] > self.assignment["version"]:
+            self.assignment = order["assignment"]
+        if order["op"] == "stop" and self.phase != "stopping":
+            self.rig.spawn(self.stop())
+        return {"phase": self.phase, "last_activity_at": 0.0, "connections": 0}
+
+
+class Rig:
+    """Control and its doubles. ``boots`` says what becomes of each start."""
+
+    def __init__(self, directory: Path, store: SqlStore, **settings: Any) -> None:
+        self.settings = Settings(data=directory, **settings)
+        self.secrets = Keys(bytes(32), NODE_KEY, new_api_key())
+        self.store = store
+        self.scheduler = MemoryScheduler(on_submit=self._submitted, on_stop=lambda _: None)
+        self.registry = MemoryRegistry()
+        self.runners: dict[str, Runner] = {}
+        self.boots: Callable[[Runner], Coroutine[Any, Any, None]] | None = Runner.boot
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        await self.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+        for task in list(self.tasks._tasks):
+            task.cancel()
+        await self._stack.aclose()
+
+    async def begin(self) -> None:
+        """Start control; what the doubles know is as it was."""
+        self.control = Control(
+            self.settings,
+            self.secrets,
+            Adapters(self.store, self.scheduler, self.registry, self),
+        )
+        await self.control.__aenter__()
+        self.running = asyncio.ensure_future(self.control.run())
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.control.app, raise_app_exceptions=False),
+            base_url="http://localhost:9878/api",
+            headers={"authorization": f"Bearer {self.secrets.api_key}"},
+        )
+
+    async def end(self) -> None:
+        """End control as abruptly as one process can end itself."""
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        await self.http.aclose()
+        await self.control.__aexit__()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.create_task(work)
+
+    def _submitted(self, job: Job) -> None:
+        runner = Runner(self, job)
+        self.runners[job.sandbox_id] = runner
+        if self.boots is not None:
+            self.spawn(self.boots(runner))
+
+    async def send(
+        self, allocation: Allocation, run: Run, order: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Be the ``Gates``."""
+        await asyncio.sleep(0)
+        if not allocation.running:
+            raise UnavailableError("connection refused")
+        return self.runners[allocation.sandbox_id].take(run, order)
+
+    async def report(self, head: Head, body: Mapping[str, Any], **headers: str) -> httpx.Response:
+        raw = json.dumps(body).encode()
+        sealed = seal(NODE_KEY, UP, head, raw)
+        return await self.http.post(
+            "http://localhost/internal/report", content=raw, headers={**sealed, **headers}
+        )
+
+    # -- as a client ---------------------------------------------------------------------------
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return await self.http.request(method, path, **more)
+
+    async def create(self, **body: Any) -> dict[str, Any]:
+        answer = await self.call("POST", "/sandbox", json=body)
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    async def show(self, sandbox_id: str) -> dict[str, Any]:
+        answer = await self.call("GET", f"/sandbox/{sandbox_id}")
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    async def until(self, sandbox_id: str, state: str) -> dict[str, Any]:
+        async def reached() -> bool:
+            return bool((await self.show(sandbox_id))["state"] == state)
+
+        await eventually(reached)
+        return await self.show(sandbox_id)
+
+    async def settle(self) -> None:
+        """Wait until reconcile has nothing to do that is due."""
+
+        async def idle() -> bool:
+            await asyncio.sleep(0)
+            is_idle: bool = self.control.reconciler.queue.is_idle
+            return is_idle
+
+        await eventually(idle)
+
+
+async def eventually(
+    check: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 5.0
+) -> None:
+    async with asyncio.timeout(seconds):
+        while not await check():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def a_rig(directory: Path, **settings: Any) -> AsyncIterator[Rig]:
+    """A running control with a default snapshot."""
+    async with a_store(directory) as store:
+        await store.snapshots.put(a_snapshot())
+        async with Rig(directory, store, **settings) as rig:
+            yield rig
