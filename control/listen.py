@@ -37,7 +37,8 @@ def only_one(path: Path) -> int:
 
 def on_loopback(kept: Path) -> socket.socket:
     """Listen on the port in the file ``kept``; on another, written there, if that one is taken."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # With the protocol named, asyncio switches off Nagle on what is accepted.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((ADDRESS, _read_port(kept)))

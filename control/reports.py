@@ -51,7 +51,9 @@ class Reports:
             case {"phase": "notice", "message": str(text)}:
                 await self._change(sandbox_id, lambda s: lifecycle.notice(s, head, text, now))
             case {"phase": "exit"}:
+                # Nobody is woken: it has ended when the scheduler says so, in a moment.
                 await self._change(sandbox_id, lambda s: lifecycle.exiting(s, head))
+                return {}
             case _:
                 raise InvalidError("not a report")
         self._wake(sandbox_id)

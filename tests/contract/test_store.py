@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from control.errors import ConflictError, InvalidError, NotFoundError
@@ -26,6 +27,7 @@ from control.listing import (
     encode_cursor,
 )
 from control.model import ApiKey, DesiredState, NetworkPolicy, Run, Secrets, State
+from control.store.migrate import HEAD, config
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
 from control.vault import Vault, VaultError
@@ -308,6 +310,10 @@ async def test_a_new_database_is_private_and_has_the_tables_of_the_code(tmp_path
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
     assert differences == []
+
+
+def test_the_newest_migration_is_named() -> None:
+    assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
 
 
 async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Path) -> None:
