@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support import census
+from tests.support import census, images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,7 @@ class Instance:
         parent = Path(tempfile.mkdtemp(prefix="yurt-test-", dir="/var/tmp"))
         instance = cls(parent / "data", free_port(), settings)
         before = census.take(instance.data)
+        before["file"].discard(str(parent))
         try:
             yield instance
         finally:
@@ -96,9 +97,11 @@ class Instance:
 
     def up(self) -> float:
         """Start in the background; return the seconds until it was ready."""
+        images.borrow(self.data)
         started = time.monotonic()
         self.run("up", "-d", seconds=UP_SECONDS)
         spent = time.monotonic() - started
+        images.keep(self.data)
         self.variables = parse_exports(self.run("env").stdout)
         return spent
 
