@@ -93,7 +93,7 @@ def execute(
         )
     if as_json:
         _print_json({"exitCode": finished.exit_code, "result": finished.output})
-    else:
+    elif finished.output:
         typer.echo(finished.output, nl=not finished.output.endswith("\n"))
     raise typer.Exit(finished.exit_code & 0xFF)
 
