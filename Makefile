@@ -1,5 +1,5 @@
 # The same steps as continuous integration, one by one.
-.PHONY: lint types imports test format lock
+.PHONY: lint types imports test format lock sdk-tour bench bare
 
 lint types imports test:
 	.ci/run $@
@@ -15,3 +15,13 @@ lock:
 	  --no-header --no-annotate --output-file requirements.lock
 	uv export --quiet --frozen --no-emit-workspace --all-extras --all-groups \
 	  --no-header --no-annotate --output-file requirements-dev.lock
+
+# By hand: every SDK call by call, the figures, and the two commands of the README on a clean Debian.
+sdk-tour:
+	.venv/bin/python -m tests.e2e.sdk
+
+bench:
+	.venv/bin/python -m tests.bench
+
+bare:
+	.venv/bin/python -m tests.bare
