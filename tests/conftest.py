@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.instance import Instance
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +39,14 @@ def api(server: Instance) -> Iterator[Api]:
     """The server's API with its first key. No test may leave a sandbox behind."""
     client = Api(server)
     yield client
-    listed = client.call("GET", "/sandbox").json()["items"]
+    eventually(lambda: not left_in(client), f"{left_in(client)} to be gone", seconds=30)
     client.close()
-    left = {item["id"]: item["state"] for item in listed if item["state"] != "destroyed"}
-    assert not left, f"tests left sandboxes behind: {left}"
+
+
+def left_in(client: Api) -> dict[str, str]:
+    """Every sandbox that is not destroyed, and its state."""
+    listed = client.call("GET", "/sandbox").json()["items"]
+    return {item["id"]: item["state"] for item in listed if item["state"] != "destroyed"}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from control.cli.prepare import data_directory
 from tests.support.api import Api
 from tests.support.instance import Instance
 from tests.support.waiting import eventually
@@ -83,11 +84,12 @@ def test_a_reason_is_gone_after_the_next_start(api: Api) -> None:
 @contextlib.contextmanager
 def small_volume(directory: Path, at: Path) -> Iterator[None]:
     """Mount an ext4 volume of 300 MB at ``at``."""
+    data_directory(at.parent)  # as an administrator would: `up` wants to find it marked as its own
     image = directory / "volume.img"
     with image.open("wb") as file:
         file.truncate(VOLUME_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-    at.mkdir(parents=True)
+    at.mkdir()
     subprocess.run(["mount", "-o", "loop", image, at], check=True)
     try:
         yield

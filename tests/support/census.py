@@ -22,6 +22,9 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NAME = "yurt"
 FOLDERS = ("/tmp", "/var/tmp", "/run", "/run/netns", "/run/yurt", "/dev/shm", "/var/lib")
+# What others may have set up, and what must be as it was. Of the rest another instance may end
+# something of its own at any time.
+OF_THE_HOST = ("packet filter", "setting")
 
 Census = dict[str, set[str]]
 
@@ -43,12 +46,16 @@ def take(data: Path) -> Census:
 
 
 def difference(before: Census, after: Census) -> list[str]:
-    """List what is in one count only, one line each; empty when nothing was left or lost."""
-    lines = []
-    for kind in before:
-        lines += [f"left: {kind}: {item}" for item in sorted(after[kind] - before[kind])]
-        lines += [f"lost: {kind}: {item}" for item in sorted(before[kind] - after[kind])]
-    return lines
+    """List what was left, and what was taken away that was the host's own, one line each."""
+    left = [
+        f"left: {kind}: {item}" for kind in before for item in sorted(after[kind] - before[kind])
+    ]
+    lost = [
+        f"lost: {kind}: {item}"
+        for kind in OF_THE_HOST
+        for item in sorted(before[kind] - after[kind])
+    ]
+    return left + lost
 
 
 def _own_family() -> set[str]:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from control.cli.prepare import data_directory
 from tests.support.cache import cache_root
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def borrow(data: Path) -> None:
     """Copy the kept images into a data directory that has none."""
     with _locked() as kept:
         if not (data / "images").exists() and any(kept.glob("*.json")):
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data_directory(data)
             _copy(kept, data / "images")
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from control.cli.prepare import MARK
 from tests.support import census
 from tests.support.api import Api
 from tests.support.instance import Instance
@@ -95,6 +97,8 @@ def expect_control_to_come_back(instance: Instance, sandbox: Sandbox) -> None:
 def main() -> None:
     expect_this_kind_of_machine()
     instance = Instance(Path("/var/lib/yurt"), 9878, SETTINGS, slowness=SLOW)
+    # The images came with the machine; the mark says that they are ours.
+    (instance.data / MARK).write_text("made by the test\n")
     before = census.take(instance.data)
     say(instance.run("doctor").stdout)
     say(f"up after {instance.up():.0f} s")
@@ -106,6 +110,7 @@ def main() -> None:
         expect_to_survive_stop_and_start(sandbox)
         expect_to_survive_a_kill(instance, sandbox)
         expect_control_to_come_back(instance, sandbox)
+    subprocess.run(["umount", instance.data / "images"], check=True)
     instance.down("--purge")
     # Its directory was there before, with the images that came with the machine.
     before["file"] -= {str(instance.data)}

@@ -98,7 +98,7 @@ def call_probes(numbers: dict[str, int]) -> dict[str, Callable[[], str]]:
         "trace the agent": lambda: trace(agent()),
         "read the agent's memory": lambda: readable(f"/proc/{agent()}/mem"),
         "read the agent's environment": lambda: readable(f"/proc/{agent()}/environ"),
-        "look into the agent's files": lambda: listable(f"/proc/{agent()}/fd"),
+        "look at the agent's open files": lambda: link(f"/proc/{agent()}/fd/0"),
     }
 
 
@@ -152,9 +152,9 @@ def writable(path: str) -> str:
     return ALLOWED
 
 
-def listable(path: str) -> str:
+def link(path: str) -> str:
     try:
-        list(Path(path).iterdir())
+        Path(path).readlink()
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     return ALLOWED
