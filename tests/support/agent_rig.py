@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 SECRET = "0123456789abcdef"
 SECONDS = 20.0
 
-_PACKAGES = str(Path(httptools.__file__).parents[1])
-_AGENT = str(Path(__file__).parents[2] / "image" / "agent")
+PLACES = (
+    Path(__file__).parents[2] / "image" / "agent",
+    Path(httptools.__file__).parents[1],
+)
 # The bundle's Python has no ssl; asyncio then does without it.
-_START = f"""
+START = """
 import sys
 sys.modules["ssl"] = None
-sys.path[:0] = [{_AGENT!r}, {_PACKAGES!r}]
+sys.path[:0] = sys.argv[2:]
 from yurt_agent.main import main
 sys.exit(main())
 """
@@ -49,11 +51,32 @@ class Answer(NamedTuple):
 class AgentRig:
     """One running agent."""
 
-    def __init__(self, *, env: Mapping[str, str] | None = None) -> None:
-        """Start it and wait until it listens."""
+    def __init__(self, *, public: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Start it and wait until it listens.
+
+        Args:
+            public: an empty directory that every user may enter; if given, Python and the agent
+                are mounted there (in a mount namespace of their own, so as root only), because
+                an agent that has become another user must still be able to import.
+            env: added to its own environment.
+        """
         self.port = _free_port()
+        python, places = Path(sys.executable), list(PLACES)
+        enter: list[str] = []
+        if public is not None:
+            prefix, *mounted = [public / name for name in ("python", "agent", "packages")]
+            script = "".join(
+                f"mkdir -p {target} && mount --bind {source} {target} && "
+                for source, target in zip(
+                    [Path(sys.base_prefix), *places], [prefix, *mounted], strict=True
+                )
+            )
+            enter = ["unshare", "--mount", "sh", "-c", f'{script} exec "$@"', "sh"]
+            python = prefix / "bin" / f"python3.{sys.version_info.minor}"
+            places = mounted
+        command = [str(python), "-I", "-S", "-X", "utf8", "-c", START, str(self.port)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, str(self.port)],
+            [*enter, *command, *map(str, places)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,9 +122,9 @@ class AgentRig:
         body: Any = None,
         *,
         headers: Mapping[str, str] | None = None,
-        **query: str | bytes | int | bool,
+        **query: Any,
     ) -> Answer:
-        """Send one request with the secret; a dictionary goes as JSON."""
+        """Send one request with the secret; a dictionary goes as JSON, ``query`` in the address."""
         given = {"X-Yurt-Secret": SECRET, **(headers or {})}
         if isinstance(body, dict):
             body, given["Content-Type"] = json.dumps(body), "application/json"
@@ -150,9 +173,9 @@ class AgentRig:
 
 
 @contextmanager
-def running_agent(**assignment: object) -> Iterator[AgentRig]:
+def running_agent(*, public: Path | None = None, **assignment: object) -> Iterator[AgentRig]:
     """Run an agent that has its assignment."""
-    rig = AgentRig()
+    rig = AgentRig(public=public)
     try:
         assert rig.assign(**assignment) == b"R"
         yield rig

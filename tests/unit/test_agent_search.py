@@ -54,6 +54,7 @@ def test_replacing_does_not_depend_on_blocks(
     block: int,
 ) -> None:
     monkeypatch.setattr(search, "BLOCK", block)
+    monkeypatch.setattr(search, "REPLACE_BLOCK", block)
     target = tmp_path / "f"
     target.write_bytes(content)
     search.replace_in(bytes(target), old, new)

@@ -108,32 +108,36 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 async def bulk_download(request: Request) -> Response:
     """Answer ``POST /files/bulk-download``: a part for each path, in order, file or error."""
     body = await request.json(PATHS_LIMIT)
-    pieces = _parts(request, texts(body, "paths"))
-    return StreamResponse(pieces, content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    # Never the same twice: a file may contain any boundary that its writer could know.
+    boundary = f"{BOUNDARY}-{os.urandom(16).hex()}"
+    pieces = _parts(request, texts(body, "paths"), boundary)
+    return StreamResponse(pieces, content_type=f"multipart/form-data; boundary={boundary}")
 
 
-async def _parts(request: Request, paths: list[str]) -> AsyncGenerator[bytes | FileSlice, None]:
+async def _parts(
+    request: Request, paths: list[str], boundary: str
+) -> AsyncGenerator[bytes | FileSlice, None]:
     for text in paths:
         try:
             source = await in_thread(_open, resolve(text, request.identity.workdir))
         except OSError as error:
-            yield _error_part(request, text, from_os_error(error, text))
+            yield _error_part(request, text, from_os_error(error, text), boundary)
         except ToolboxError as error:
-            yield _error_part(request, text, error)
+            yield _error_part(request, text, error, boundary)
         else:
             with source.file:
-                yield _part_head("file", text, "application/octet-stream", source.size)
+                yield _part_head(boundary, "file", text, ("application/octet-stream", source.size))
                 yield source.part(0, source.size)
                 yield b"\r\n"
-    yield f"--{BOUNDARY}--\r\n".encode()
+    yield f"--{boundary}--\r\n".encode()
 
 
-def _error_part(request: Request, text: str, error: ToolboxError) -> bytes:
+def _error_part(request: Request, text: str, error: ToolboxError, boundary: str) -> bytes:
     body = envelope(error, method=request.method, path=request.path)
-    return _part_head("error", text, "application/json", len(body)) + body + b"\r\n"
+    return _part_head(boundary, "error", text, ("application/json", len(body))) + body + b"\r\n"
 
 
-def _part_head(name: str, text: str, content_type: str, size: int) -> bytes:
+def _part_head(boundary: str, name: str, text: str, content: tuple[str, int]) -> bytes:
     # The path byte for byte, as clients match parts by it; what would end the header is escaped.
     try:
         raw = encode(text)
@@ -142,10 +146,10 @@ def _part_head(name: str, text: str, content_type: str, size: int) -> bytes:
     plain = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     plain = plain.replace(b"\r", b"%0D").replace(b"\n", b"%0A")
     return (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="'.encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="'.encode()
         + plain
         + f"\"; filename*=utf-8''{_percent(raw)}\r\n".encode()
-        + f"Content-Type: {content_type}\r\nContent-Length: {size}\r\n\r\n".encode()
+        + "Content-Type: {}\r\nContent-Length: {}\r\n\r\n".format(*content).encode()
     )
 
 

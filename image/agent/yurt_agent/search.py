@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Bytes of a file that are searched at once; a longer line is searched in pieces."""
 
+REPLACE_BLOCK = 1 << 16
+"""Bytes of a file that are replaced in at once: each match costs an object meanwhile."""
+
 SNIFF = 8000
 """A file with a zero byte among its first so many is no text (git's rule)."""
 
@@ -155,7 +158,7 @@ def replace_in(path: bytes, old: bytes, new: bytes) -> None:
         target = NewFile(path)
         try:
             rest = b""
-            while data := source.read(BLOCK):
+            while data := source.read(max(REPLACE_BLOCK, len(old))):
                 rest = _replace_block(target, rest + data, old, new)
             target.write(rest)
             target.complete()
@@ -167,7 +170,7 @@ def replace_in(path: bytes, old: bytes, new: bytes) -> None:
 
 def _overlapping(source: io.FileIO, size: int) -> Iterator[bytes]:
     rest = b""
-    while data := source.read(BLOCK):
+    while data := source.read(max(BLOCK, size)):
         piece = rest + data
         yield piece
         rest = piece[max(len(piece) - size + 1, 0) :]
@@ -175,11 +178,7 @@ def _overlapping(source: io.FileIO, size: int) -> Iterator[bytes]:
 
 def _replace_block(target: NewFile, block: bytes, old: bytes, new: bytes) -> bytes:
     """Write a block with its matches replaced; return its end, where a match may have begun."""
-    at = 0
-    while (hit := block.find(old, at)) >= 0:
-        target.write(memoryview(block)[at:hit])
-        target.write(new)
-        at = hit + len(old)
-    safe = max(at, len(block) - len(old) + 1)
-    target.write(memoryview(block)[at:safe])
-    return block[safe:]
+    *pieces, tail = block.split(old)
+    safe = max(len(tail) - len(old) + 1, 0)
+    target.write(new.join([*pieces, tail[:safe]]))
+    return tail[safe:]

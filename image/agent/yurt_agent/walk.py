@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from itertools import chain, islice
+from itertools import islice
 from typing import NamedTuple
 
 TYPE_CHECKING = False
@@ -52,8 +52,16 @@ def walk(top: bytes, depth: int | None = None) -> Iterator[os.DirEntry[bytes]]:
 
 def _entries(directory: bytes) -> Iterator[os.DirEntry[bytes]]:
     found = os.scandir(directory)
-    first = sorted(islice(found, SORTED_ENTRIES), key=_name)
-    return chain(first, found)
+    return _in_turn(sorted(islice(found, SORTED_ENTRIES), key=_name, reverse=True), found)
+
+
+def _in_turn(
+    first: list[os.DirEntry[bytes]], rest: Iterator[os.DirEntry[bytes]]
+) -> Iterator[os.DirEntry[bytes]]:
+    # An entry keeps what was asked of it, so it is let go as soon as it has been yielded.
+    while first:
+        yield first.pop()
+    yield from rest
 
 
 def _name(entry: os.DirEntry[bytes]) -> bytes:
