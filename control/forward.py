@@ -22,7 +22,7 @@ from websockets.frames import CloseCode
 
 from control.asgi import field_value, field_values, raw_path, respond
 from control.errors import UnavailableError
-from control.gates import host
+from control.gates import host, no_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ class Forwarder:
 
     def __init__(self) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+        self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, verify=no_tls())
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
@@ -45,7 +46,10 @@ class HttpGates:
         self._key = node_key
         # No connection is kept: messages are rare, and each gate has its own life.
         self._client = httpx.AsyncClient(
-            timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+            timeout=_TIMEOUT,
+            trust_env=False,
+            verify=no_tls(),
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def __aenter__(self) -> Self:
@@ -80,6 +84,11 @@ class HttpGates:
             raise UnavailableError(f"the runner of {sandbox_id} answered another message")
         said: dict[str, Any] = json.loads(answer.content)
         return said
+
+
+def no_tls() -> ssl.SSLContext:
+    """Return a context that trusts nobody: gates speak HTTP, and to load CAs takes 30 ms."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def host(address: str) -> str:

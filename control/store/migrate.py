@@ -32,7 +32,8 @@ def upgrade(connection: Connection) -> None:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(_TABLE):
         return None
-    return connection.scalar(text(f"SELECT version_num FROM {_TABLE}"))
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {_TABLE}"))
+    return found
 
 
 def config() -> Config:

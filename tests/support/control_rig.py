@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NODE_KEY = bytes(range(32))
 FENCED = {404, 409}
+AWAY = {500, 503}
 
 
 class Runner:
@@ -52,9 +53,13 @@ class Runner:
         return Head(NODE, self.job.sandbox_id, self.job.generation, self.incarnation, self.sequence)
 
     async def report(self, phase: str, **facts: Any) -> httpx.Response:
-        """Send a report and check the seal of its answer."""
-        head = self.head()
-        answer = await self.rig.report(head, {"phase": phase, **facts})
+        """Send a report until control takes it, and check the seal of its answer."""
+        while True:
+            head = self.head()
+            answer = await self.rig.report(head, {"phase": phase, **facts})
+            if answer.status_code not in AWAY:
+                break
+            await asyncio.sleep(0.005)
         if answer.status_code == 200:
             answered = unseal(NODE_KEY, UP_ANSWER, answer.headers, answer.content)
             assert answered.fields() == head.fields()
@@ -68,6 +73,10 @@ class Runner:
         assert answer.status_code == 200, answer.text
         self.assignment = answer.json()
         return True
+
+    @property
+    def version(self) -> int:
+        return int(self.assignment.get("version", 0))
 
     async def boot(self) -> None:
         if await self.claim():
@@ -122,11 +131,7 @@ class Rig:
 
     async def begin(self) -> None:
         """Start control; what the doubles know is as it was."""
-        self.control = Control(
-            self.settings,
-            self.secrets,
-            Adapters(self.store, self.scheduler, self.registry, self),
-        )
+        self.control = Control(self.settings, self.secrets, self.adapters())
         await self.control.__aenter__()
         self.running = asyncio.ensure_future(self.control.run())
         self.http = httpx.AsyncClient(
@@ -135,6 +140,9 @@ class Rig:
             headers={"authorization": f"Bearer {self.secrets.api_key}"},
         )
 
+    def adapters(self) -> Adapters:
+        return Adapters(self.store, self.scheduler, self.registry, self)
+
     async def end(self) -> None:
         """End control as abruptly as one process can end itself."""
         self.running.cancel()
@@ -142,8 +150,8 @@ class Rig:
         await self.http.aclose()
         await self.control.__aexit__()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self.tasks.create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self.tasks.create_task(work)
 
     def _submitted(self, job: Job) -> None:
         runner = Runner(self, job)
@@ -163,9 +171,10 @@ class Rig:
     async def report(self, head: Head, body: Mapping[str, Any], **headers: str) -> httpx.Response:
         raw = json.dumps(body).encode()
         sealed = seal(NODE_KEY, UP, head, raw)
-        return await self.http.post(
-            "http://localhost/internal/report", content=raw, headers={**sealed, **headers}
-        )
+        url = "http://localhost/internal/report"
+        if self.http.is_closed:
+            return httpx.Response(503)
+        return await self.http.post(url, content=raw, headers={**sealed, **headers})
 
     # -- as a client ---------------------------------------------------------------------------
 
