@@ -101,7 +101,7 @@ class Runner:
         if order["op"] == "assign" and order["assignment"]["version"] > self.assignment["version"]:
             self.assignment = order["assignment"]
         if order["op"] == "stop" and self.phase != "stopping":
-            self.rig.spawn(self.stop())
+            _ = self.rig.spawn(self.stop())
         return {"phase": self.phase, "last_activity_at": 0.0, "connections": 0}
 
 
@@ -137,6 +137,7 @@ class Rig:
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.control.app, raise_app_exceptions=False),
             base_url="http://localhost:9878/api",
+            trust_env=False,
             headers={"authorization": f"Bearer {self.secrets.api_key}"},
         )
 
@@ -157,7 +158,7 @@ class Rig:
         runner = Runner(self, job)
         self.runners[job.sandbox_id] = runner
         if self.boots is not None:
-            self.spawn(self.boots(runner))
+            _ = self.spawn(self.boots(runner))
 
     async def send(
         self, allocation: Allocation, run: Run, order: Mapping[str, Any]
@@ -209,6 +210,16 @@ class Rig:
             return is_idle
 
         await eventually(idle)
+
+
+def complaint(answer: httpx.Response) -> str:
+    """Check the envelope and return its message."""
+    body = answer.json()
+    assert body["statusCode"] == answer.status_code
+    assert body["source"] == "DAYTONA_API"
+    assert {"path", "timestamp", "error", "message", "code"} <= body.keys()
+    message: str = body["message"]
+    return message
 
 
 async def eventually(

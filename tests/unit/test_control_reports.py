@@ -1,0 +1,136 @@
+"""Runners' reports: only sealed ones, each once, and only from the start that counts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from jobs.runner.message import DOWN, UP, Head, seal
+from tests.support.control_rig import NODE_KEY, Rig, Runner, a_rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.unit
+
+URL = "http://localhost/internal/report"
+
+
+@pytest_asyncio.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with a_rig(tmp_path, hold_seconds=0.05) as rig:
+        yield rig
+
+
+async def unclaimed(rig: Rig) -> Runner:
+    rig.boots = None
+    return rig.runners[(await rig.create())["id"]]
+
+
+async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    answer = await runner.report("assign", facts={"agent_version": "1"})
+    assignment = answer.json()
+    assert assignment.keys() == {
+        *("version", "keys", "preview_token", "signing_key", "file_signing_key", "public"),
+        *("revoked_signatures", "private_ports", "env", "user", "workdir", "entrypoint"),
+        *("network", "agent_env"),
+    }
+    assert assignment["user"] == "daytona"
+
+
+async def test_a_generation_is_claimed_once(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    rival = Runner(rig, runner.job)
+    assert (await runner.report("assign")).status_code == 200
+    assert (await rival.report("assign")).status_code == 409
+    assert (await rival.report("ready")).status_code == 409
+    assert (await runner.report("assign")).status_code == 200  # its answer may have been lost
+    assert (await runner.report("ready")).status_code == 200
+    assert (await rig.show(runner.job.sandbox_id))["state"] == "started"
+
+
+async def test_a_report_counts_once_and_in_order(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    first = runner.head()
+    second = runner.head()
+    assert (await rig.report(second, {"phase": "assign"})).status_code == 200
+    for stale in (first, second):
+        assert (await rig.report(stale, {"phase": "assign"})).status_code == 403
+
+
+async def test_an_older_start_is_told_to_end(rig: Rig) -> None:
+    made = await rig.create()
+    old = rig.runners[made["id"]]
+    await old.boot()
+    await rig.call("POST", f"/sandbox/{made['id']}/stop")
+    await rig.until(made["id"], "stopped")
+    await rig.call("POST", f"/sandbox/{made['id']}/start")
+    for phase in ("assign", "ready", "exit"):
+        assert (await old.report(phase)).status_code == 409
+
+
+async def test_a_runner_of_nothing_is_told_to_end(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    head = Head("local", "2" * 26, 1, "f" * 32, 1)
+    assert (await rig.report(head, {"phase": "assign"})).status_code == 404
+    await rig.call("DELETE", f"/sandbox/{runner.job.sandbox_id}")
+    assert (await runner.report("assign")).status_code == 409
+
+
+async def test_too_late_is_too_late(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    await runner.report("assign")
+    await rig.call("DELETE", f"/sandbox/{runner.job.sandbox_id}")
+    assert (await runner.report("ready")).status_code == 200
+    assert (await rig.show(runner.job.sandbox_id))["desiredState"] == "destroyed"
+
+
+async def test_a_notice_is_shown_while_the_sandbox_goes_on(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    await runner.boot()
+    await runner.report("notice", kind="memory", message="out of memory: a process was killed")
+    shown = await rig.show(runner.job.sandbox_id)
+    assert shown["state"] == "started"
+    assert shown["errorReason"] == "out of memory: a process was killed"
+
+
+async def test_what_is_not_sealed_for_us_is_refused(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    body = json.dumps({"phase": "assign"}).encode()
+    head = runner.head()
+    sealed = seal(NODE_KEY, UP, head, body)
+    forgeries = [
+        {},
+        {**sealed, "x-yurt-signature": ""},
+        {**sealed, "x-yurt-signature": "\u00e9"},
+        {**sealed, "x-yurt-sequence": "99"},
+        {**sealed, "x-yurt-node": "other"},
+        {**sealed, "x-yurt-generation": "x"},
+        seal(bytes(32), UP, head, body),
+        seal(NODE_KEY, DOWN, head, body),
+        seal(NODE_KEY, UP, head, body + b" "),
+    ]
+    for fields in forgeries:
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+        answer = await rig.http.post(URL, content=body, headers=headers)
+        assert answer.status_code == 403, fields
+    assert (await rig.http.post(URL, content=body, headers=sealed)).status_code == 200
+
+
+async def test_nothing_that_came_through_a_proxy_is_a_report(rig: Rig) -> None:
+    runner = await unclaimed(rig)
+    for name in ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via"):
+        answer = await rig.report(runner.head(), {"phase": "assign"}, **{name: "10.0.0.1"})
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"phase": "dance"}', b'{"phase": "notice"}'])
+async def test_what_is_sealed_but_no_report_is_refused(rig: Rig, body: bytes) -> None:
+    runner = await unclaimed(rig)
+    answer = await rig.http.post(URL, content=body, headers=seal(NODE_KEY, UP, runner.head(), body))
+    assert answer.status_code == 400
