@@ -96,13 +96,13 @@ class Agent:
 
     async def _stop(self) -> None:
         await self._server.close()
-        for name, owner in (("sessions", "SESSIONS"), ("pty", "TERMINALS")):
-            module = sys.modules.get(f"yurt_agent.{name}")
-            if module is not None:
-                await getattr(module, owner).stop_everything(STOP_SECONDS)
         if self._assigned:
-            from yurt_agent import user
+            from yurt_agent import spawn, user
 
+            await spawn.stop_everything(STOP_SECONDS)
+            sessions = sys.modules.get("yurt_agent.sessions")
+            if sessions is not None:
+                sessions.SESSIONS.remove_files()
             user.flush_disk()
         self._end(0)
 

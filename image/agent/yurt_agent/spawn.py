@@ -1,31 +1,41 @@
-"""Start programs for the sandbox's user, wait for them, and kill what they started.
+"""Start programs for the sandbox's user, wait for them, and end what they started.
 
-Every program leads a session of its own, which a time-out kills with it and its descendants. What
-has made itself a daemon (its parent is the first process, its session its own) goes on, as users
-of terminal multiplexers expect.
+Every program leads a session of its own. A time-out ends that session and all descendants, also
+those in sessions of their own. What has made itself a daemon (its parent is the first process, its
+session its own) goes on, as users of terminal multiplexers expect.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
 import subprocess
+import termios
 
+from yurt_agent import processes
 from yurt_agent.errors import BadRequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 NOT_STARTED = -1
-_KILL_ROUNDS = 20
 _SIGNAL_EXIT = 128
-_OWN_SCORE, _CHILD_SCORE = b"0", b"500"
+_CHILD_SCORE = b"500"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SHELLS = ("bash", "sh")
-_oom_score_fd = -1
+_SHELLS: tuple[tuple[str, ...], ...] = (("bash",), ("sh",), ("busybox", "sh"))
+_SHELL_PLACES = ("/bin", "/usr/bin")
+
+
+class _Agent:
+    """What this process knows of itself: one per process, like the files behind it."""
+
+    score_fd = -1
+    own_score = b"0"
+    below_init = False
 
 
 def prepare() -> None:
@@ -33,23 +43,36 @@ def prepare() -> None:
 
     At the memory limit the user's programs go before the agent, so that it can say what happened.
     """
-    global _oom_score_fd  # noqa: PLW0603 - one per process, like the file behind it
     try:
-        _oom_score_fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        _oom_score_fd = -1  # no such file: the kernel then chooses by size alone
+        fd = -1  # no such file: the kernel then chooses by size alone
+    else:
+        _Agent.own_score = os.pread(fd, 16, 0).strip()
+    _Agent.score_fd = fd
+    with open("/proc/1/comm", "rb") as name:
+        _Agent.below_init = os.getppid() == 1 and name.read().strip() == b"tini"
 
 
 class Program:
-    """A started program; ``wait`` may be called by many."""
+    """A started program; ``wait`` may be called by many.
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+    Attributes:
+        farewell: the signal that asks it to end.
+    """
+
+    def __init__(
+        self, popen: subprocess.Popen[bytes], environment: Mapping[str, str], farewell: int
+    ) -> None:
         self._popen = popen
+        self._environment = environment
         self.pid = popen.pid
+        self.farewell = farewell
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = loop.create_future()
         self._pidfd = os.pidfd_open(popen.pid)
         loop.add_reader(self._pidfd, self._reap)
+        _running.add(self)
 
     def _reap(self) -> None:
         code = self._popen.poll()
@@ -57,6 +80,7 @@ class Program:
             return
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+        _running.discard(self)
         self._ended.set_result(code if code >= 0 else _SIGNAL_EXIT - code)
 
     @property
@@ -68,59 +92,82 @@ class Program:
         """Return the exit code, 128 + n if signal n ended it."""
         return await asyncio.shield(self._ended)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to its process group, if it still runs."""
-        if self.running:
-            try:
-                os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                return
+    async def end(self, *, whole_session: bool = True, grace_seconds: float = 0.0) -> None:
+        """End it and its descendants, also what they start meanwhile.
 
-    async def kill_tree(self, *, whole_session: bool = True) -> None:
-        """Kill it and its descendants, also what they start meanwhile.
+        Does nothing if it has ended by itself: what it then left behind, it left on purpose.
 
         Args:
             whole_session: also what has lost its parent but is still in its session.
+            grace_seconds: time between asking and killing; 0 kills at once.
         """
-        for _ in range(_KILL_ROUNDS):
-            victims = tree(self.pid, whole_session=whole_session)
-            if not victims:
-                break
-            for pid in victims:
-                _kill(pid)
-            await asyncio.sleep(0)
+        leader = processes.read(self.pid) if self.running else None
+        if leader is not None:
+            await _end([leader.name], whole_session, grace_seconds, self)
         if self.running:
-            await self.wait()
+            await asyncio.wait((self._ended,), timeout=processes.KILL_SECONDS)
 
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return  # gone, or of another user: sudo's child, which ends with its parent
-
-
-def tree(leader: int, *, whole_session: bool) -> list[int]:
-    """List a process and its living descendants, on demand with all of the session it leads."""
-    parents: dict[int, int] = {}
-    wanted = {leader}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    async def kill_as_root(self, targets: set[processes.Name]) -> None:
+        """Kill what it started by ``sudo``, by the same means; without it, leave them."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                state, parent, _group, session = file.read().rpartition(b")")[2].split()[:4]
+            helper = start(
+                ["sudo", "-n", "kill", "-KILL", *(str(name.pid) for name in targets)],
+                environment=self._environment,
+                cwd="/",
+                streams=(null, null, null),
+            )
         except OSError:
-            continue
-        if state in {b"Z", b"X"}:
-            continue
-        parents[int(name)] = int(parent)
-        if whole_session and int(session) == leader:
-            wanted.add(int(name))
-    found = wanted & parents.keys()
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(found)
+            return
+        finally:
+            os.close(null)
+        await asyncio.wait((helper._ended,), timeout=processes.KILL_SECONDS)
+
+
+_running: set[Program] = set()
+
+
+async def _end(
+    leaders: list[processes.Name], whole_session: bool, grace_seconds: float, asked: Program
+) -> None:
+    def find(known: set[processes.Name]) -> set[processes.Name]:
+        return processes.family(leaders, known, whole_session=whole_session)
+
+    known = find(set())
+    if grace_seconds:
+        processes.send(asked.farewell, known)
+        processes.send(signal.SIGCONT, known)
+        known = await processes.gone(known, grace_seconds)
+    refused = await processes.kill(lambda more: find(known | more))
+    if refused:
+        await asked.kill_as_root(refused)
+
+
+async def stop_everything(grace_seconds: float) -> None:
+    """End all programs at once: ask, wait, kill.
+
+    Where we are the child of the sandbox's first process, that includes daemons, which are
+    nobody's descendants any more.
+    """
+    asked = list(_running)
+    leaders = [leader.name for p in asked if (leader := processes.read(p.pid)) is not None]
+
+    def find(known: set[processes.Name]) -> set[processes.Name]:
+        if _Agent.below_init:
+            ours = {1, os.getpid()}
+            return {p.name for pid, p in processes.living().items() if pid not in ours}
+        return processes.family(leaders, known, whole_session=True)
+
+    known = find(set())
+    processes.send(signal.SIGTERM, known)
+    for program in asked:
+        if program.farewell != signal.SIGTERM and program.running:
+            processes.send(program.farewell, [n for n in leaders if n.pid == program.pid])
+    processes.send(signal.SIGCONT, known)
+    left = await processes.gone(known, grace_seconds)
+    await processes.kill(lambda more: find(left | more))
+    if still := [program.wait() for program in asked if program.running]:
+        await asyncio.wait(map(asyncio.ensure_future, still), timeout=processes.KILL_SECONDS)
 
 
 def start(
@@ -129,7 +176,7 @@ def start(
     environment: Mapping[str, str],
     cwd: str,
     streams: tuple[int, int, int],
-    before: Callable[[], None] | None = None,
+    terminal: bool = False,
     keep: Sequence[int] = (),
 ) -> Program:
     """Start a program.
@@ -139,7 +186,8 @@ def start(
         environment: its whole environment.
         cwd: an existing directory.
         streams: descriptors of its standard input, output and error.
-        before: runs in the new process before the program.
+        terminal: its standard input is a terminal, which is to be the one of its session. That
+            costs a copy of our page tables: a few milliseconds.
         keep: further descriptors that it inherits.
 
     Raises:
@@ -156,31 +204,60 @@ def start(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=before,
+            preexec_fn=_take_terminal if terminal else None,
             pass_fds=keep,
         )
     finally:
-        _set_score(_OWN_SCORE)
-    return Program(popen)
+        _set_score(_Agent.own_score)
+    try:
+        return Program(popen, environment, signal.SIGHUP if terminal else signal.SIGTERM)
+    except OSError:  # we have no descriptor left to wait by
+        popen.kill()
+        popen.wait()
+        raise
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _set_score(score: bytes) -> None:
-    if _oom_score_fd >= 0:
-        os.pwrite(_oom_score_fd, score, 0)
+    """Choose whom a child shall be like, for the kernel's choice; a refusal changes nothing."""
+    if _Agent.score_fd >= 0:
+        try:
+            os.pwrite(_Agent.score_fd, score, 0)
+        except OSError:
+            _Agent.score_fd = -1
 
 
-def shell(environment: Mapping[str, str]) -> str:
-    """Return the path of the first usable shell.
+def shell(environment: Mapping[str, str]) -> list[str]:
+    """Return the words that start the first usable shell.
 
     Raises:
         BadRequestError: the image has none.
     """
-    for name in _SHELLS:
-        for directory in (*environment.get("PATH", "").split(":"), "/bin", "/usr/bin"):
-            path = f"{directory}/{name}"
-            if directory and os.access(path, os.X_OK):
-                return path
-    raise BadRequestError("the image has no shell: neither bash nor sh is in its PATH or /bin")
+    places = [p for p in environment.get("PATH", "").split(":") if p.startswith("/")]
+    for name, *more in _SHELLS:
+        for place in (*places, *_SHELL_PLACES):
+            path = f"{place}/{name}"
+            if os.access(path, os.X_OK) and os.path.isfile(path):
+                return [path, *more]
+    raise BadRequestError("the image has no shell: no bash, sh or busybox in its PATH or /bin")
+
+
+def check_text(name: str, value: str) -> str:
+    """Return what can be given to a program as it is.
+
+    Raises:
+        BadRequestError: it holds what no argument and no variable can.
+    """
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        raise BadRequestError(f"{name} contains half of a surrogate pair") from None
+    if b"\0" in encoded:
+        raise BadRequestError(f"{name} contains a NUL byte")
+    return value
 
 
 def check_environment(names: Mapping[str, str]) -> None:
@@ -194,8 +271,7 @@ def check_environment(names: Mapping[str, str]) -> None:
             raise BadRequestError(
                 f"invalid environment variable name {name!r}: use letters, digits and _"
             )
-        if "\0" in value:
-            raise BadRequestError(f"the environment variable {name} contains a NUL byte")
+        check_text(f"the environment variable {name}", value)
 
 
 def check_cwd(cwd: str, workdir: str) -> str:
@@ -204,9 +280,11 @@ def check_cwd(cwd: str, workdir: str) -> str:
     Raises:
         BadRequestError: it is not a directory, or may not be entered.
     """
-    path = os.path.join(workdir, cwd) if cwd else workdir
-    if "\0" in path or not os.path.isdir(path):
-        raise BadRequestError(f"the working directory {cwd or workdir!r} does not exist")
+    path = os.path.join(workdir, check_text("cwd", cwd)) if cwd else workdir
+    if not os.path.isdir(path):
+        raise BadRequestError(
+            f"the working directory {cwd or workdir!r} is no directory that exists"
+        )
     if not os.access(path, os.X_OK):
         raise BadRequestError(f"the working directory {cwd or workdir!r} may not be entered")
     return path

@@ -1,165 +1,189 @@
-"""The log of one command: a file of bounded size, written as output comes and read by many.
+"""Output that is kept for readers: any amount is taken, and the last ``LIMIT`` bytes stay.
 
-Each piece of a line is preceded by three bytes that name its stream (the wire's format), so that
-what was printed to standard output and to standard error can be told apart afterwards.
+A short log is in memory. A longer one is a file that has no name, so that nothing is left over
+whatever happens: it ends with the log. It is written as a ring. Readers count in bytes since the
+log's beginning.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import weakref
+
+from yurt_agent.pipes import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Iterator
 
-STDOUT, STDERR = b"\x01\x01\x01", b"\x02\x02\x02"
 LIMIT = 64 << 20
-"""Bytes of log that are kept; what comes after is counted, not kept."""
+"""Bytes of one log that are kept."""
 
-_READ = 1 << 16
-_READS_AT_ONCE = 16
-_NOTICE = b"\n[the log ends here: it has reached its limit or the disk is full]\n"
+MEMORY = 16 << 10
+"""Bytes of one log that are kept without a file."""
+
+FILES = 1000
+"""Logs that have a file; of more, the oldest that are complete are forgotten."""
+
+_PLACES = ("/tmp", "/var/tmp", "/dev/shm", ".")
+_with_file: dict[int, weakref.ref[Log]] = {}
 
 
-class Spool:
-    """Merges the two streams of a command into its log file."""
+class Log:
+    """One log; ``size`` counts all bytes that it ever took, ``start`` those that it lost."""
 
-    def __init__(self, path: str) -> None:
-        """Make the log file and, beside it, the pipes that the command opens by name."""
-        self.out_path, self.err_path = f"{path}.out", f"{path}.err"
-        self._fd = os.open(f"{path}.log", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._sources: dict[int, bytes] = {}
-        for name, stream in ((self.out_path, STDOUT), (self.err_path, STDERR)):
-            os.mkfifo(name, 0o600)
-            # Opened for reading and writing: it neither waits for a writer nor ends without one.
-            source = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._sources[source] = stream
-            asyncio.get_running_loop().add_reader(source, self._read, source)
-        self._size = 0
-        self._last = b""
-        self._at_line_start = True
-        self._full = False
-        self._grown = asyncio.Event()
+    def __init__(self, mark: bytes = b"") -> None:
+        """Begin; ``mark`` precedes a notice that something was left out."""
+        self.size = 0
         self.complete = False
+        self._end = 0
+        self._mark = mark
+        self._memory = bytearray()
+        self._fd = -1
+        self._first = 0
+        self._limit = LIMIT
+        self._waiting: list[asyncio.Future[None]] = []
 
-    def _read(self, source: int) -> None:
-        """Take what is there, up to a share, so that a flood does not starve everything else."""
-        for _ in range(_READS_AT_ONCE):
+    def __del__(self) -> None:
+        self.forget()
+
+    @property
+    def start(self) -> int:
+        """The position of the first byte that is kept."""
+        if self._fd >= 0:
+            return max(self._first, self.size - self._limit)
+        return self.size - len(self._memory)
+
+    def append(self, data: bytes) -> None:
+        """Take output."""
+        if self._fd < 0 and len(self._memory) + len(data) > MEMORY:
+            self._begin_file()
+        if self._fd >= 0:
+            self._store(data)
+        else:
+            self._remember(data)
+        self._wake()
+
+    def _remember(self, data: bytes | memoryview) -> None:
+        self._memory += data
+        self.size += len(data)
+        del self._memory[:-MEMORY]
+
+    def _begin_file(self) -> None:
+        """Move to a file; without room for one, the last ``MEMORY`` bytes are what is kept."""
+        for place in _PLACES:
+            path = f"{place}/.yurt-log-{os.urandom(8).hex()}"
             try:
-                data = os.read(source, _READ)
-            except BlockingIOError:
-                return
-            self._append(self._sources[source], data)
-
-    def _append(self, stream: bytes, data: bytes) -> None:
-        if self._full:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except OSError:
+                continue
+            os.unlink(path)
+            break
+        else:
             return
-        marked = bytearray()
-        for line in _lines(data):
-            if self._at_line_start or stream != self._last:
-                marked += stream
-            marked += line
-            self._last, self._at_line_start = stream, line.endswith(b"\n")
-        self._write(bytes(marked))
+        self._limit = LIMIT
+        held, self._memory = bytes(self._memory), bytearray()
+        self.size -= len(held)
+        self._first = self.size
+        _with_file[id(self)] = weakref.ref(self)
+        self._store(held)
+        if len(_with_file) > FILES:
+            logs = [log for ref in _with_file.values() if (log := ref()) is not None]
+            oldest = next((log for log in logs if log.complete), None)
+            if oldest is not None:
+                oldest.forget()
 
-    def _write(self, data: bytes) -> None:
-        if self._size + len(data) > LIMIT:
-            self._full = True
-            data = data[: LIMIT - self._size] + _NOTICE
-        try:
-            self._size += os.pwrite(self._fd, data, self._size)
-        except OSError:
-            self._full = True  # no room on the disk: the command goes on, its log does not
-        self._grown.set()
-        self._grown = asyncio.Event()
+    def _store(self, data: bytes) -> None:
+        """Write to the ring; on a full disk it is as large as it has become."""
+        view = memoryview(data)
+        while view:
+            offset = self.size % self._limit
+            try:
+                count = os.pwrite(self._fd, view[: self._limit - offset], offset)
+            except OSError:
+                if self._first or self.size < MEMORY or self._limit != LIMIT:
+                    self.forget()
+                    self._remember(view)
+                    return
+                self._limit = self.size
+                continue
+            self.size += count
+            view = view[count:]
 
     def finish(self) -> None:
-        """Take what the command has left in its pipes; readers end when they have it all.
+        """Note that what was to be logged has ended; followers end when they have it all.
 
-        Children that it left behind may go on printing: that is still taken, for later readers.
+        What it left running may go on printing: that is still taken, for later readers.
         """
-        for source in self._sources:
-            self._read(source)  # its share is more than a pipe holds
         self.complete = True
-        self._grown.set()
+        self._end = self.size
+        self._wake()
 
-    def close(self) -> None:
-        """Let go of the file; the pipes are emptied for as long as a daemon prints to them."""
-        self.complete = True
-        loop = asyncio.get_running_loop()
-        for source, path in zip(self._sources, (self.out_path, self.err_path), strict=True):
-            loop.remove_reader(source)
-            rest = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.close(source)
-            loop.add_reader(rest, _discard, rest)
-        self._sources = {}
-        os.close(self._fd)
-        self._fd = -1
-        self._grown.set()
+    def forget(self) -> None:
+        """Let go of all that is kept."""
+        self._memory.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            _with_file.pop(id(self), None)
 
-    def read(self, limit: int) -> bytes:
-        """Return the log, of which at most ``limit`` bytes."""
-        return os.pread(self._fd, min(limit, self._size), 0)
-
-    async def follow(self) -> AsyncIterator[bytes]:
-        """Yield the log from its start, and what comes, until the command has ended."""
-        offset = 0
-        while True:
-            grown = self._grown
-            while self._fd >= 0 and (data := os.pread(self._fd, _READ, offset)):
-                offset += len(data)
+    def pieces(self, limit: int = LIMIT) -> Iterator[bytes]:
+        """Yield the last ``limit`` bytes of the log as it is now."""
+        position, stop = 0, self.size
+        least = max(0, stop - limit)
+        while position < stop:
+            position, notice = self._reachable(position, least)
+            if notice:
+                yield notice
+            data = self._read(position, stop)
+            position += len(data)
+            if data:
                 yield data
-            if self.complete:
+
+    async def follow(self) -> AsyncGenerator[bytes, None]:
+        """Yield the log from its start, and what comes, until it is complete."""
+        position, present = 0, self.size
+        while True:
+            stop = max(self._end, present) if self.complete else self.size
+            if position < stop:
+                position, notice = self._reachable(position, 0)
+                if notice:
+                    yield notice
+                data = self._read(position, stop)
+                position += len(data)
+                if data:
+                    yield data
+            elif self.complete:
                 return
-            await grown.wait()
+            else:
+                await self._change()
 
+    def _reachable(self, position: int, least: int) -> tuple[int, bytes]:
+        """Skip what is not kept, to the start of a line if one is near, and say so."""
+        wanted = max(least, self.start)
+        if position >= wanted:
+            return position, b""
+        end = self._read(wanted, self.size).find(b"\n") + 1
+        skipped = wanted + end - position
+        text = b"[%d bytes of output left out here]\n" % skipped
+        return wanted + end, self._mark + text
 
-def _discard(source: int) -> None:
-    """Empty a pipe; let go of it when its last writer has."""
-    try:
-        data = os.read(source, _READ)
-    except BlockingIOError:
-        return
-    if not data:
-        asyncio.get_running_loop().remove_reader(source)
-        os.close(source)
+    def _read(self, position: int, stop: int) -> bytes:
+        count = min(READ, stop - position)
+        if self._fd < 0:
+            first = position - self.start
+            return bytes(self._memory[first : first + count])
+        offset = position % self._limit
+        return os.pread(self._fd, min(count, self._limit - offset), offset)
 
+    async def _change(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
 
-def _lines(data: bytes) -> list[bytes]:
-    """Split after newlines only; ``bytes.splitlines`` splits at carriage returns, too."""
-    pieces = data.split(b"\n")
-    lines = [piece + b"\n" for piece in pieces[:-1]]
-    return [*lines, pieces[-1]] if pieces[-1] else lines
-
-
-class Stripper:
-    """Takes the stream marks out of a log that comes in pieces, which may split a mark."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what is certainly text."""
-        data = (self._held + data).replace(STDOUT, b"").replace(STDERR, b"")
-        keep = next((n for n in (2, 1) if data[-n:] in {b"\x01" * n, b"\x02" * n}), 0)
-        self._held = data[len(data) - keep :]
-        return data[: len(data) - keep]
-
-    def finish(self) -> bytes:
-        """Return what was held back."""
-        return self._held
-
-
-def split(log: bytes) -> tuple[bytes, bytes]:
-    """Take a log apart into what was printed to standard output and to standard error."""
-    parts: dict[bytes, list[bytes]] = {STDOUT: [], STDERR: []}
-    stream, start = STDOUT, 0
-    while start < len(log):
-        ends = [at for mark in parts if (at := log.find(mark, start)) >= 0]
-        end = min(ends, default=len(log))
-        parts[stream].append(log[start:end])
-        if end < len(log):
-            stream = log[end : end + 3]
-        start = end + 3
-    return b"".join(parts[STDOUT]), b"".join(parts[STDERR])
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
