@@ -27,34 +27,38 @@ class Worker:
         self.sandbox = sandbox
         self.connection_errors = 0
         self.last_tick = 0
-        self._connection: ClientConnection | None = None
+        self._open = contextlib.ExitStack()
         self._reader: threading.Thread | None = None
         self._closing = False
 
     def begin(self) -> None:
         """Start both counters."""
         self.sandbox.background(_COUNT.format(name="command"))
-        self.open_terminal("create-connect?id=" + _TERMINAL)
-        assert self._connection is not None
-        self._connection.send((_COUNT.format(name="terminal") + "\n").encode())
-        eventually(lambda: self.last_tick > 1, f"ticks of {self.sandbox.id}")
+        terminal = self.open_terminal("create-connect?id=" + _TERMINAL)
+        terminal.send((_COUNT.format(name="terminal") + "\n").encode())
+        self.expect_ticks()
 
     def reconnect(self) -> None:
         """Attach to the terminal again; it went on without us."""
         self.open_terminal(f"{_TERMINAL}/connect")
 
-    def open_terminal(self, path: str) -> None:
+    def open_terminal(self, path: str) -> ClientConnection:
         self.close()
         self._closing = False
         base = self.sandbox.api.base_url.replace("http", "ws", 1)
-        self._connection = connect(
-            f"{base}/toolbox/{self.sandbox.id}/process/pty/{path}",
-            additional_headers={"Authorization": self.sandbox.api.http.headers["Authorization"]},
-            compression=None,
-            proxy=None,
+        connection = self._open.enter_context(
+            connect(
+                f"{base}/toolbox/{self.sandbox.id}/process/pty/{path}",
+                additional_headers={
+                    "Authorization": self.sandbox.api.http.headers["Authorization"]
+                },
+                compression=None,
+                proxy=None,
+            )
         )
-        self._reader = threading.Thread(target=self._read, args=(self._connection,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(connection,), daemon=True)
         self._reader.start()
+        return connection
 
     def _read(self, connection: ClientConnection) -> None:
         """Note the newest tick until the connection breaks."""
@@ -68,11 +72,10 @@ class Worker:
 
     def close(self) -> None:
         self._closing = True
-        if self._connection is not None:
-            self._connection.close()
+        self._open.close()
         if self._reader is not None:
             self._reader.join()
-        self._connection = self._reader = None
+        self._reader = None
 
     def count(self, name: str = "command") -> int:
         """Read a counter, by a new request."""
