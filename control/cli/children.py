@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 # Whoever lived this long is started again at once.
 STEADY_SECONDS = 10.0
 STOP_SECONDS = 10.0
-_LOG_BYTES = 16 << 20
+LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,16 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Open a log to append to; one that has grown large is put aside first, once."""
+    """Open a log to append to, for root's eyes only."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LOG_BYTES:
-        path.rename(path.with_name(f"{path.name}.1"))
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+
+
+def put_aside(path: Path) -> None:
+    """Begin a log that has grown large anew; what it had is kept until the next time.
+
+    Whoever writes it goes on in the same file: logs are opened to append.
+    """
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)

@@ -35,35 +35,33 @@ def down(
         settings = read_settings()
         if os.geteuid() != 0:
             raise UnavailableError(checks.root(os.geteuid()).advice)
-        stopped = _stop(settings, output)
+        _stop(settings, output)
         if purge:
             _purge(settings, output)
     data = settings.data
     text = f"Removed {data}." if purge else f"Yurt is down. Everything is kept in {data}."
-    output.result({"data": str(data), "stoppedSandboxes": stopped, "purged": purge}, text)
+    output.result({"data": str(data), "purged": purge}, text)
 
 
-def _stop(settings: Settings, output: Output) -> int:
+def _stop(settings: Settings, output: Output) -> None:
     """End the server first, so that it starts nothing again; then the sandboxes."""
     from control.cli import prepare, supervisor
     from control.errors import UnavailableError
-    from jobs.local import run_directories, teardown
+    from jobs.local import teardown
 
     data = settings.data
     if not prepare.is_ours(data):
-        return 0
+        return
     pid = supervisor.running(data)
     if pid is not None:
         with output.step("stopping the server"):
             _end(pid)
-    sandboxes = len(run_directories(data))
     with output.step("stopping sandboxes"):
         try:
             asyncio.run(teardown(data))
         except TimeoutError as exc:
             message = "a sandbox does not end; look into its runner.log below run/sandboxes"
             raise UnavailableError(message) from exc
-    return sandboxes
 
 
 def _end(pid: int) -> None:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING
 
 from control.cli import ports
-from control.cli.children import Program, keep_running, killed_with_us, open_log
+from control.cli.children import Program, keep_running, killed_with_us, open_log, put_aside
 from control.errors import ConflictError, UnavailableError
 from traefik import process as traefik
 from traefik.static import Front
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _FOLLOW_SECONDS = 0.5
+_LOGS_SECONDS = 60.0
 _TAIL_LINES = 15
+LOGS = ("supervisor", "control", "traefik")
 # struct flock of Linux on 64-bit machines: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
 
@@ -46,7 +48,7 @@ def lock_path(data: Path) -> Path:
 
 
 def log_path(data: Path, name: str) -> Path:
-    """Name the log of ``control``, ``traefik`` or ``supervisor``."""
+    """Name one of the ``LOGS``."""
     return data / "log" / f"{name}.log"
 
 
@@ -97,6 +99,7 @@ async def supervise(settings: Settings, ended: asyncio.Event) -> None:
                     group.create_task(keep_running(_control(settings))),
                     group.create_task(keep_running(gateway.program())),
                     group.create_task(gateway.follow_control()),
+                    group.create_task(_keep_logs_short(settings.data)),
                 ]
                 await ended.wait()
                 for task in tasks:
@@ -127,6 +130,13 @@ def listen_addresses(settings: Settings) -> tuple[str, ...]:
     if listen == ("127.0.0.1",) and ports.has_ipv6_loopback():
         return ("127.0.0.1", "::1")
     return listen
+
+
+async def _keep_logs_short(data: Path) -> None:
+    while True:
+        for name in LOGS:
+            await asyncio.to_thread(put_aside, log_path(data, name))
+        await asyncio.sleep(_LOGS_SECONDS)
 
 
 class _Gateway:
@@ -209,7 +219,7 @@ def _is_ready(settings: Settings) -> bool:
 def _with_logs(settings: Settings, message: str) -> str:
     """Put the ends of the logs below a message."""
     parts = [message]
-    for name in ("supervisor", "control", "traefik"):
+    for name in LOGS:
         path = log_path(settings.data, name)
         if path.exists():
             lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]

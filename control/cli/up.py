@@ -129,8 +129,9 @@ def _describe(
 
 def _text(settings: Settings, begin: float) -> str:
     """Say where it is, and what to paste into a shell to use it."""
-    here = {name: value for name, value in os.environ.items() if name.startswith("YURT_")}
-    given = "".join(f"{name}={shlex.quote(value)} " for name, value in sorted(here.items()))
+    names = [f"YURT_{name.upper()}" for name in type(settings).model_fields]
+    here = {name: os.environ[name] for name in names if name in os.environ}
+    given = "".join(f"{name}={shlex.quote(value)} " for name, value in here.items())
     return (
         f"Yurt is up after {time.monotonic() - begin:.1f} s: {settings.api_url}\n\n"
         f"Try it:\n    {SNIPPET.format(settings=given)}\n    {TRY}\n"

@@ -9,7 +9,7 @@ import os
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
@@ -99,7 +99,7 @@ class Client:
                 'run `eval "$(sudo ./yurt env)"` on the server, or set them by hand'
             )
             raise YurtClientError(message)
-        return cls(url, key)
+        return cls(url, key, _direct_to_loopback(url))
 
     def __enter__(self) -> Self:
         return self
@@ -148,9 +148,17 @@ class Client:
         answer = self._json("GET", url)
         return answer["url"], answer["token"]
 
-    def fetch_preview(self, url: str, token: str) -> httpx.Response:
-        """Fetch a page of a preview, whatever its status is."""
-        return self._send("GET", url, headers={"X-Daytona-Preview-Token": token})
+    def fetch_preview(self, url: str, token: str, via: str | None = None) -> httpx.Response:
+        """Fetch a page of a preview, whatever its status is.
+
+        ``via`` is the server's base URL, for systems that do not know the preview's host.
+        """
+        headers = {"X-Daytona-Preview-Token": token}
+        if via is not None:
+            parts = urlsplit(url)
+            headers["Host"] = parts.netloc
+            url = f"{via.rstrip('/')}{parts.path or '/'}"
+        return self._send("GET", url, headers=headers)
 
     def execute(
         self,
@@ -216,6 +224,13 @@ class Client:
         except ValueError as exc:
             message = f"{method} {url} was not answered with JSON: is this a Yurt server?"
             raise YurtClientError(message) from exc
+
+
+def _direct_to_loopback(url: str) -> httpx.BaseTransport | None:
+    """Pass by the environment's proxies on the way to this very machine."""
+    host = urlsplit(url).hostname or ""
+    here = host == "localhost" or host.endswith(".localhost") or host in {"127.0.0.1", "::1"}
+    return httpx.HTTPTransport() if here else None
 
 
 def _error(response: httpx.Response) -> ApiError:

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from control.cli import ports, supervisor
-from control.cli.children import Program, keep_running, killed_with_us, open_log
+from control.cli.children import (
+    LOG_BYTES,
+    Program,
+    keep_running,
+    killed_with_us,
+    open_log,
+    put_aside,
+)
 from control.errors import ConflictError
 
 pytestmark = pytest.mark.unit
@@ -104,15 +111,16 @@ time.sleep(60)
         assert time.monotonic() < deadline
 
 
-def test_a_large_log_is_put_aside(tmp_path: Path) -> None:
+def test_a_large_log_is_put_aside_under_its_writer(tmp_path: Path) -> None:
     log = tmp_path / "log" / "x.log"
     with open_log(log) as file:
-        file.write(b"old")
-    os.truncate(log, (16 << 20) + 1)
-    with open_log(log) as file:
+        os.truncate(log, LOG_BYTES + 1)
+        put_aside(log)
         file.write(b"new")
     assert log.read_bytes() == b"new"
-    assert (tmp_path / "log" / "x.log.1").stat().st_size > 16 << 20
+    assert (tmp_path / "log" / "x.log.1").stat().st_size > LOG_BYTES
+    put_aside(log)
+    assert log.read_bytes() == b"new"
 
 
 def test_whoever_holds_a_port_is_named() -> None:
