@@ -186,7 +186,9 @@ def _control(settings: Settings) -> Program:
     def prepare() -> Sequence[str]:
         return killed_with_us([sys.executable, "-m", "control"])
 
-    return Program("control", prepare, os.environ, log_path(settings.data, "control"))
+    # Whoever forbids Python to keep what it compiled would pay for it at each start.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return Program("control", prepare, environment, log_path(settings.data, "control"))
 
 
 def _read_port(path: Path) -> int | None:
