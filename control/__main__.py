@@ -17,6 +17,7 @@ from typing_extensions import override
 from control import listen, logs
 from control.app import Adapters, Control
 from control.errors import YurtError
+from control.forward import MAX_MESSAGE_BYTES
 from control.gates import HttpGates
 from control.resolvers import name_servers
 from control.settings import Settings
@@ -83,7 +84,7 @@ async def _until_signal(control: Control, sockets: list[socket.socket]) -> None:
             control.app,
             http="httptools",
             ws="websockets-sansio",
-            ws_max_size=1 << 40,
+            ws_max_size=MAX_MESSAGE_BYTES,
             lifespan="off",
             access_log=False,
             log_config=None,

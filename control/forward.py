@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from control.asgi import Fields, Receive, Scope, Send
 
 _CONNECT_SECONDS = 2.0
-_CHUNK_BYTES = 65536
+# Messages are held whole here; through Traefik they are not, and may have any size.
+MAX_MESSAGE_BYTES = 16 << 20
 # About one connection, not about the request (RFC 9110 §7.6.1), and what only gates may say.
 _HOP_BY_HOP = {
     b"connection",
@@ -177,7 +178,7 @@ async def _websocket(scope: Scope, receive: Receive, send: Send, address: tuple[
             additional_headers=fields,
             user_agent_header=None,
             compression=None,
-            max_size=None,
+            max_size=MAX_MESSAGE_BYTES,
             ping_interval=None,
             open_timeout=None,
             proxy=None,

@@ -114,7 +114,7 @@ class Vault:
         nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
             return self._cipher.decrypt(nonce, rest, place.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:  # ValueError: it is cut short
             raise VaultError(
                 f"cannot decrypt {place}: the data directory's secrets.json is not the one that "
                 "it was stored with"
