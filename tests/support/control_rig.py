@@ -188,6 +188,25 @@ class Rig:
         made: dict[str, Any] = answer.json()
         return made
 
+    async def submitted(self, **body: Any) -> Runner:
+        """Create a sandbox and return its runner, which does nothing by itself."""
+        self.boots = None
+        known = set(self.runners)
+        creating = self.spawn(self._create(body))
+
+        async def there() -> bool:
+            await asyncio.sleep(0)
+            return len(self.runners) > len(known)
+
+        await eventually(there)
+        creating.cancel()
+        await self.settle()
+        (sandbox_id,) = set(self.runners) - known
+        return self.runners[sandbox_id]
+
+    async def _create(self, body: dict[str, Any]) -> None:
+        await self.create(**body)
+
     async def show(self, sandbox_id: str) -> dict[str, Any]:
         answer = await self.call("GET", f"/sandbox/{sandbox_id}")
         assert answer.status_code == 200, answer.text
@@ -200,6 +219,26 @@ class Rig:
 
         await eventually(reached)
         return await self.show(sandbox_id)
+
+    async def wipe(self) -> None:
+        """Make everything as it was at the beginning, for the next test."""
+        await self.settle()
+        for outline in await self.store.sandboxes.survey():
+            await self.store.sandboxes.remove(outline.id)
+        for sandbox_id in list(self.scheduler.jobs):
+            self.scheduler.end(sandbox_id, "wiped")
+            await self.scheduler.forget(sandbox_id)
+        for route in await self.registry.routes():
+            await self.registry.deregister(route.sandbox_id)
+        await self.store.snapshots.put(a_snapshot())
+        self.scheduler.disks.clear()
+        self.scheduler.most = None
+        self.boots = Runner.boot
+        self.http.headers["authorization"] = f"Bearer {self.secrets.api_key}"
+        for key in (await self.call("GET", "/api-keys")).json()[1:]:
+            await self.call("DELETE", f"/api-keys/{key['name']}")
+        await self.control.reconciler.resync()
+        await self.settle()
 
     async def settle(self) -> None:
         """Wait until reconcile has nothing to do that is due."""

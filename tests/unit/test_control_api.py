@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
 
 OLD = {"x-daytona-sdk-version": "0.21.0", "x-daytona-source": "python-sdk"}
 REQUIRED = {
@@ -26,10 +26,16 @@ REQUIRED = {
 }
 
 
-@pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path, hold_seconds=0.3) as rig:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
         yield rig
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(shared: Rig) -> AsyncIterator[Rig]:
+    yield shared
+    await shared.wipe()
 
 
 async def test_a_create_is_held_until_started_and_answers_with_everything(rig: Rig) -> None:
@@ -64,18 +70,13 @@ async def test_a_create_is_held_until_started_and_answers_with_everything(rig: R
     assert (route.sandbox_id, route.domain) == (made["id"], "localhost")
 
 
-async def test_a_create_that_takes_long_answers_as_it_stands_and_goes_on(rig: Rig) -> None:
-    go_on = asyncio.Event()
-
-    async def slow(runner: Any) -> None:
-        await go_on.wait()
-        await runner.boot()
-
-    rig.boots = slow
-    made = await rig.create()
-    assert (made["state"], made["desiredState"]) == ("creating", "started")
-    go_on.set()
-    await rig.until(made["id"], "started")
+async def test_a_create_that_takes_long_answers_as_it_stands_and_goes_on(tmp_path: Path) -> None:
+    async with a_rig(tmp_path, hold_seconds=0.1) as rig:
+        rig.boots = None
+        made = await rig.create()
+        assert (made["state"], made["desiredState"]) == ("creating", "started")
+        await rig.runners[made["id"]].boot()
+        await rig.until(made["id"], "started")
 
 
 async def test_no_room_is_said_at_once_and_can_be_recovered_from(rig: Rig) -> None:
@@ -173,12 +174,11 @@ async def test_an_ephemeral_sandbox_ends_with_its_stop(rig: Rig) -> None:
 
 
 async def test_changes_in_progress_are_not_overtaken_but_by_delete(rig: Rig) -> None:
-    rig.boots = None
-    made = await rig.create()
-    refused = await rig.call("POST", f"/sandbox/{made['id']}/stop")
+    sandbox_id = (await rig.submitted()).job.sandbox_id
+    refused = await rig.call("POST", f"/sandbox/{sandbox_id}/stop")
     assert (refused.status_code, complaint(refused)) == (409, "Sandbox state change in progress")
-    assert (await rig.call("DELETE", f"/sandbox/{made['id']}")).status_code == 200
-    await rig.until(made["id"], "destroyed")
+    assert (await rig.call("DELETE", f"/sandbox/{sandbox_id}")).status_code == 200
+    await rig.until(sandbox_id, "destroyed")
 
 
 async def test_a_runner_that_ends_unasked_leaves_its_reason(rig: Rig) -> None:

@@ -13,26 +13,26 @@ from tests.support.control_rig import NODE_KEY, Rig, Runner, a_rig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
 
 URL = "http://localhost/internal/report"
 
 
-@pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path, hold_seconds=0.05) as rig:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
         yield rig
 
 
-async def unclaimed(rig: Rig) -> Runner:
-    rig.boots = None
-    return rig.runners[(await rig.create())["id"]]
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(shared: Rig) -> AsyncIterator[Rig]:
+    yield shared
+    await shared.wipe()
 
 
 async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     answer = await runner.report("assign", facts={"agent_version": "1"})
     assignment = answer.json()
     assert assignment.keys() == {
@@ -44,7 +44,7 @@ async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:
 
 
 async def test_a_generation_is_claimed_once(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     rival = Runner(rig, runner.job)
     assert (await runner.report("assign")).status_code == 200
     assert (await rival.report("assign")).status_code == 409
@@ -55,7 +55,7 @@ async def test_a_generation_is_claimed_once(rig: Rig) -> None:
 
 
 async def test_a_report_counts_once_and_in_order(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     first = runner.head()
     second = runner.head()
     assert (await rig.report(second, {"phase": "assign"})).status_code == 200
@@ -75,7 +75,7 @@ async def test_an_older_start_is_told_to_end(rig: Rig) -> None:
 
 
 async def test_a_runner_of_nothing_is_told_to_end(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     head = Head("local", "2" * 26, 1, "f" * 32, 1)
     assert (await rig.report(head, {"phase": "assign"})).status_code == 404
     await rig.call("DELETE", f"/sandbox/{runner.job.sandbox_id}")
@@ -83,7 +83,7 @@ async def test_a_runner_of_nothing_is_told_to_end(rig: Rig) -> None:
 
 
 async def test_too_late_is_too_late(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     await runner.report("assign")
     await rig.call("DELETE", f"/sandbox/{runner.job.sandbox_id}")
     assert (await runner.report("ready")).status_code == 200
@@ -91,7 +91,7 @@ async def test_too_late_is_too_late(rig: Rig) -> None:
 
 
 async def test_a_notice_is_shown_while_the_sandbox_goes_on(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     await runner.boot()
     await runner.report("notice", kind="memory", message="out of memory: a process was killed")
     shown = await rig.show(runner.job.sandbox_id)
@@ -100,7 +100,7 @@ async def test_a_notice_is_shown_while_the_sandbox_goes_on(rig: Rig) -> None:
 
 
 async def test_what_is_not_sealed_for_us_is_refused(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     body = json.dumps({"phase": "assign"}).encode()
     head = runner.head()
     sealed = seal(NODE_KEY, UP, head, body)
@@ -123,7 +123,7 @@ async def test_what_is_not_sealed_for_us_is_refused(rig: Rig) -> None:
 
 
 async def test_nothing_that_came_through_a_proxy_is_a_report(rig: Rig) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     for name in ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via"):
         answer = await rig.report(runner.head(), {"phase": "assign"}, **{name: "10.0.0.1"})
         assert answer.status_code == 404
@@ -131,6 +131,6 @@ async def test_nothing_that_came_through_a_proxy_is_a_report(rig: Rig) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"phase": "dance"}', b'{"phase": "notice"}'])
 async def test_what_is_sealed_but_no_report_is_refused(rig: Rig, body: bytes) -> None:
-    runner = await unclaimed(rig)
+    runner = await rig.submitted()
     answer = await rig.http.post(URL, content=body, headers=seal(NODE_KEY, UP, runner.head(), body))
     assert answer.status_code == 400

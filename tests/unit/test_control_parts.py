@@ -1,0 +1,210 @@
+"""The small parts: settings, secrets, logs, sockets, versions of SDKs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from control import listen, logs
+from control.api.wire import Sdk, iso
+from control.errors import ConflictError, InvalidError, YurtError
+from control.model import DesiredState, State
+from control.resolvers import name_servers
+from control.settings import Settings
+from control.vault import Vault, VaultError, load_keys
+from tests.support.records import NOW
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("YURT_"):
+            monkeypatch.delenv(name)
+
+
+def test_every_url_derives_from_the_settings() -> None:
+    plain = Settings()
+    assert plain.api_url == "http://localhost:9878/api"
+    assert plain.preview_url("80-x.localhost") == "http://80-x.localhost:9878"
+    behind = Settings(url="https://yurt.example.org/", domain="p.example.org, other.org")
+    assert behind.toolbox_url == "https://yurt.example.org/toolbox"
+    assert behind.preview_url("80-x.p.example.org") == "https://80-x.p.example.org"
+    assert behind.domains == ("p.example.org", "other.org")
+    assert {"yurt.example.org", "p.example.org", "localhost"} <= behind.own_hosts
+    assert Settings(port=80).base_url == "http://localhost"
+    assert Settings(listen="127.0.0.1,::1").own_hosts >= {"[::1]"}
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YURT_PORT", "1234")
+    monkeypatch.setenv("YURT_MEMORY_RESERVE", "0.5")
+    assert (Settings().port, Settings().memory_reserve) == (1234, 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"listen": "0.0.0.0"},
+        {"listen": "nonsense"},
+        {"tls_cert": "/x"},
+        {"url": "yurt.example.org"},
+        {"url": "ftp://x"},
+        {"resolvers": "::1"},
+        {"port": 0},
+        {"memory_reserve": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_listening_beyond_this_machine_takes_a_certificate_or_a_word() -> None:
+    assert Settings(listen="0.0.0.0", allow_plain_http=True).addresses == ("0.0.0.0",)
+    pair: dict[str, Any] = {"tls_cert": Path("/c"), "tls_key": Path("/k")}
+    assert Settings(listen="0.0.0.0", **pair).base_url == "https://localhost:9878"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_secrets_are_made_once_and_for_root_alone(tmp_path: Path) -> None:
+    keys = load_keys(tmp_path / "new")
+    assert load_keys(tmp_path / "new") == keys
+    path = tmp_path / "new" / "secrets.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["secrets.json"]
+    assert keys.api_key not in repr(keys)
+    path.chmod(0o640)
+    with pytest.raises(VaultError, match="chmod 600"):
+        load_keys(tmp_path / "new")
+    path.chmod(0o600)
+    path.write_text("{}")
+    with pytest.raises(VaultError, match="damaged"):
+        load_keys(tmp_path / "new")
+
+
+def test_what_is_sealed_opens_only_in_its_place_and_unchanged() -> None:
+    vault = Vault(bytes(32))
+    sealed = vault.seal(b"text", "here")
+    assert vault.seal(b"text", "here") != sealed
+    assert vault.open(sealed, "here") == b"text"
+    changed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    for wrong, place in ((sealed, "there"), (changed, "here"), (b"", "here"), (b"x" * 9, "here")):
+        with pytest.raises(VaultError):
+            vault.open(wrong, place)
+
+
+def test_a_log_line_is_json_with_its_extras_and_trace() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonFormatter())
+    logger = logging.getLogger("test.control.logs")
+    logger.propagate = False
+    logger.addHandler(handler)
+    logger.warning("it %s", "happened", extra={"sandbox_id": "x", "odd": object})
+    try:
+        raise YurtError("why")
+    except YurtError:
+        logger.exception("it failed")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["message"], first["level"], first["sandbox_id"]) == (
+        "it happened",
+        "warning",
+        "x",
+    )
+    assert "YurtError: why" in second["trace"]
+
+
+def test_a_port_is_kept_and_replaced_when_taken(tmp_path: Path) -> None:
+    kept = tmp_path / "control.port"
+    with listen.on_loopback(kept) as first:
+        port = first.getsockname()[1]
+        assert kept.read_text() == f"{port}\n"
+        with listen.on_loopback(kept) as second:
+            assert second.getsockname()[1] != port
+        kept.write_text(f"{port}\n")
+    with listen.on_loopback(kept) as again:
+        assert again.getsockname()[1] == port
+        assert again.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle on
+    kept.write_text("nonsense")
+    listen.on_loopback(kept).close()
+
+
+def test_a_unix_socket_takes_the_place_of_a_stale_one_and_is_root_s(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    listen.on_path(path).close()
+    with listen.on_path(path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(InvalidError, match="YURT_DATA"):
+        listen.on_path(tmp_path / ("x" * 120))
+
+
+def test_there_is_one_control_for_a_data_directory(tmp_path: Path) -> None:
+    lock = listen.only_one(tmp_path / "run" / "control.lock")
+    with pytest.raises(ConflictError):
+        listen.only_one(tmp_path / "run" / "control.lock")
+    os.close(lock)
+    os.close(listen.only_one(tmp_path / "run" / "control.lock"))
+
+
+def test_name_servers_are_the_set_ones_else_the_host_s_reachable_ones(tmp_path: Path) -> None:
+    stub, real = tmp_path / "stub", tmp_path / "real"
+    stub.write_text("nameserver 127.0.0.53\nnameserver ::1\n")
+    real.write_text("# x\nnameserver 10.0.0.1\nnameserver 10.0.0.1\nnameserver\nsearch a\n")
+    assert name_servers(Settings(resolvers="1.1.1.1"), (stub, real)) == ["1.1.1.1"]
+    assert name_servers(Settings(), (stub, real)) == ["10.0.0.1"]
+    assert name_servers(Settings(), (stub, tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "arrays"),
+    [
+        (None, None, False),
+        ("", None, False),
+        ("0.0.0-dev", None, False),
+        ("nonsense", None, False),
+        ("0.21.0", (0, 21, 0), True),
+        ("0.105.5", (0, 105, 5), True),
+        ("v0.115.0", (0, 115, 0), True),
+        ("0.190.0a1", (0, 190, 0), False),
+        ("0.226.1", (0, 226, 1), False),
+        ("1.0.0", (1, 0, 0), False),
+    ],
+)
+def test_an_sdk_is_known_by_its_version(
+    text: str | None, version: tuple[int, int, int] | None, arrays: bool
+) -> None:
+    sdk = Sdk.from_field(text)
+    assert (sdk.version, sdk.lists_arrays) == (version, arrays)
+
+
+def test_old_sdks_never_see_a_state_that_they_would_raise_on() -> None:
+    known = {
+        *("creating", "restoring", "destroyed", "destroying", "started", "stopped", "starting"),
+        *("stopping", "error", "build_failed", "pending_build", "building_snapshot", "unknown"),
+        *("pulling_snapshot", "archived", "archiving"),
+    }
+    assert {Sdk.from_field("0.21.0").state(state) for state in State} == known
+    assert {Sdk.from_field("0.155.0").state(s) for s in State} == known | {State.RESIZING}
+    for newer in ("0.170.0", None):
+        assert [Sdk.from_field(newer).state(state) for state in State] == list(State)
+        assert Sdk.from_field(newer).desired(DesiredState.PAUSED) is DesiredState.PAUSED
+    assert Sdk.from_field("0.21.0").desired(DesiredState.PAUSED) is DesiredState.STOPPED
+
+
+def test_times_are_written_as_every_client_reads_them() -> None:
+    assert iso(NOW) == "2026-01-02T03:04:05.678Z"

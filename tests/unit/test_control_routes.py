@@ -1,0 +1,108 @@
+"""Every call of the API: which key opens it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from fastapi.routing import APIRoute
+
+from control.api.caller import Needs
+from control.app import _ROUTERS
+from tests.support.control_rig import Rig, a_rig, complaint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.unit
+
+PUBLIC = {
+    ("GET", "/api/config"),
+    ("GET", "/api/health"),
+    ("GET", "/api/health/ready"),
+    ("POST", "/internal/report"),  # sealed by the key of a node instead
+}
+WRITE, DELETE, MANAGE = "write:sandboxes", "delete:sandboxes", "manage:api_keys"
+NEEDS = {
+    None: {
+        ("GET", "/api/sandbox"),
+        ("GET", "/api/sandbox/paginated"),
+        ("GET", "/api/sandbox/{name}"),
+        ("GET", "/api/sandbox/{name}/toolbox-proxy-url"),
+        ("GET", "/api/api-keys/current"),
+        ("GET", "/api/snapshots"),
+        ("GET", "/api/snapshots/{name:path}"),
+        ("GET", "/api/regions"),
+        ("GET", "/api/shared-regions"),
+    },
+    DELETE: {("DELETE", "/api/sandbox/{name}")},
+    MANAGE: {
+        ("GET", "/api/api-keys"),
+        ("POST", "/api/api-keys"),
+        ("GET", "/api/api-keys/{name}"),
+        ("DELETE", "/api/api-keys/{name}"),
+    },
+}
+
+
+def routes() -> list[tuple[str, str, APIRoute]]:
+    found = []
+    for router in _ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            found += [(method, route.path, route) for method in route.methods or ()]
+    return found
+
+
+def guard(route: APIRoute) -> Needs | None:
+    guards = [d.call for d in route.dependant.dependencies if isinstance(d.call, Needs)]
+    return guards[0] if guards else None
+
+
+def test_every_call_needs_a_key_but_these() -> None:
+    assert {(m, path) for m, path, route in routes() if guard(route) is None} == PUBLIC
+    assert len(PUBLIC) <= 4
+
+
+def test_every_permission_opens_exactly_its_calls() -> None:
+    for method, path, route in routes():
+        needs = guard(route)
+        if needs is None:
+            continue
+        listed = [scope for scope, calls in NEEDS.items() if (method, path) in calls]
+        assert needs.permission == (listed[0] if listed else WRITE), (method, path)
+
+
+async def test_no_call_is_answered_without_a_valid_key(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        await knock_everywhere(rig)
+
+
+async def knock_everywhere(rig: Rig) -> None:
+    good = rig.secrets.api_key
+    bad = [
+        "",
+        "Bearer",
+        "Bearer nonsense",
+        f"Basic {good}",
+        good,
+        f"Bearer {good[:-1]}{'0' if good[-1] != '0' else '1'}",
+        f"Bearer {good[:14]}{'0' * 64}",
+        f"Bearer yurt_00000000_{'0' * 64}",
+        "Bearer \u00e9",
+    ]
+    for method, path, route in routes():
+        if guard(route) is None:
+            continue
+        url = "http://localhost" + re.sub(r"\{.*?\}", "x", path)
+        for field in bad:
+            headers = [(b"authorization", field.encode("latin-1"))]
+            answer = await rig.http.request(method, url, headers=headers)
+            assert answer.status_code == 401, (method, path, field)
+            assert complaint(answer).startswith("Invalid credentials")
+            assert answer.headers["www-authenticate"] == "Bearer"
+    nobody = await rig.http.get("/sandbox", headers={"cookie": f"authorization={good}"})
+    assert nobody.status_code == 200  # the client's own key; a cookie is nothing
+    del rig.http.headers["authorization"]
+    assert (await rig.http.get("/sandbox", headers={"cookie": f"key={good}"})).status_code == 401
