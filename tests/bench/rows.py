@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from control.naming import SandboxId, new_sandbox_id
-from control.store.sqlite import open_sqlite
-from control.vault import Vault, load_keys
 from tests.bench.figures import Row, milliseconds
 from tests.bench.peers import runc
 from tests.e2e.sdk.__main__ import drive
 from tests.support.api import Api
 from tests.support.processes import holder_of_lock
+from tests.support.store import opened
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from control.store import Store
     from tests.support.api import Sandbox
     from tests.support.instance import Instance
 
@@ -215,15 +213,10 @@ def _list(bench: Bench) -> None:
     assert len(answer.json()) == LISTED
 
 
-def _store(instance: Instance) -> contextlib.AbstractAsyncContextManager[Store]:
-    vault = Vault(load_keys(instance.data).master_key)
-    return open_sqlite(instance.data / "yurt.db", vault)
-
-
 async def _copy(instance: Instance, sandbox_id: str, count: int) -> list[SandboxId]:
     """Write further records like that of a stopped sandbox; making them would take minutes."""
     made = []
-    async with _store(instance) as store:
+    async with opened(instance) as store:
         record = await store.sandboxes.get(sandbox_id)
         assert record is not None
         for _ in range(count):
@@ -234,7 +227,7 @@ async def _copy(instance: Instance, sandbox_id: str, count: int) -> list[Sandbox
 
 
 async def _remove(instance: Instance, made: list[SandboxId]) -> None:
-    async with _store(instance) as store:
+    async with opened(instance) as store:
         for name in made:
             await store.sandboxes.remove(name)
 
