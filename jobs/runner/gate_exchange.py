@@ -26,6 +26,13 @@ _OK = 200
 _CONTROL_FRAMES = frozenset((0x89, 0x8A))
 _CONTROL_FRAME_LIMIT = 2 + 4 + 125
 
+# A proxy written in Go (Traefik) looks at the request once more after it has sent the last byte of
+# its body. If the answer's head overtakes that look, it takes the request for broken and closes the
+# connection: what it has not read by then is lost. So an answer that does not come in one piece
+# waits until the request has been with us for this long.
+_SETTLE_SECONDS = 0.005
+_ONE_PIECE = 4096
+
 
 def is_preflight(head: RequestHead) -> bool:
     """Tell whether a browser asks by this request if a page may send another one."""
@@ -69,12 +76,14 @@ class Exchange:
         "_ends",
         "_gate",
         "_head",
+        "_held",
         "_over",
         "_persist",
         "_port",
         "_repeatable",
         "_retry",
         "_sent",
+        "_sent_at",
         "_spliced",
         "_upstream",
         "visitor",
@@ -92,6 +101,8 @@ class Exchange:
         self._dialling: asyncio.Task[None] | None = None
         self._answer = b""
         self._answer_body: Body | None = None
+        self._held: tuple[bytes, bytes] | None = None
+        self._sent_at = 0.0
         self._persist = False
         self._spliced = False
         self._ends = 0
@@ -154,6 +165,8 @@ class Exchange:
             return
         if forward and self._upstream is not None:
             self._upstream.transport.write(forward)
+        if body.done:
+            self._sent_at = asyncio.get_running_loop().time()
         if rest:
             self.visitor.hold(rest)
 
@@ -161,7 +174,9 @@ class Exchange:
 
     def on_answer(self, data: bytes) -> None:
         """Take bytes that came from inside."""
-        if self._answer_body is not None:
+        if self._held is not None:
+            self._held = (self._held[0], self._held[1] + data)
+        elif self._answer_body is not None:
             self._pass_on(self._answer_body, b"", data)
             self._stir(data)
         elif self._spliced:
@@ -209,7 +224,29 @@ class Exchange:
             self._finish(reuse=not rest)
         else:
             self._answer_body = body
-            self._pass_on(body, raw, rest)
+            if not self._hold(head, raw, rest):
+                self._pass_on(body, raw, rest)
+
+    def _hold(self, head: ResponseHead, raw: bytes, rest: bytes) -> bool:
+        """Keep the beginning of an answer back that came very soon after its request's end."""
+        loop = asyncio.get_running_loop()
+        early = self._sent_at + _SETTLE_SECONDS - loop.time()
+        whole = 0 <= head.length <= len(rest) and len(raw) + head.length <= _ONE_PIECE
+        if early <= 0 or whole or self._upstream is None:
+            return False
+        self._held = (raw, rest)
+        self._upstream.transport.pause_reading()
+        loop.call_later(early, self._release)
+        return True
+
+    def _release(self) -> None:
+        """Send what was kept back."""
+        held, self._held = self._held, None
+        if held is None or self._over or self._answer_body is None:
+            return
+        if self._upstream is not None and not self.visitor.full:
+            self._upstream.transport.resume_reading()
+        self._pass_on(self._answer_body, *held)
 
     def _pass_on(self, body: Body, head: bytes, data: bytes) -> None:
         """Send what belongs to the answer, with its head where it has not been sent yet."""
@@ -284,6 +321,9 @@ class Exchange:
     def on_upstream_lost(self, error: Exception | None) -> None:
         """Deal with the app closing the connection."""
         self._upstream = None
+        self._release()
+        if self._over:
+            return
         if self._retry:
             self._retry = False
             self._dial()
