@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from contextlib import suppress
 from functools import partial
 
@@ -26,7 +25,7 @@ _SUFFIXES = (".sh", ".in", ".out", ".err", ".code")
 
 
 class Directory:
-    """The private directory; made when needed, and again if somebody has removed it."""
+    """The private directory: there while something is in it, whatever others do to it."""
 
     def __init__(self) -> None:
         self._path = ""
@@ -49,10 +48,10 @@ class Directory:
             return path
         raise UnavailableError(f"none of {', '.join(_PLACES)} can be written to")
 
-    def remove(self) -> None:
-        """Remove it with all that is in it."""
-        if self._path:
-            shutil.rmtree(self._path, ignore_errors=True)
+    def release(self) -> None:
+        """Remove it if nothing is in it."""
+        with suppress(OSError):
+            os.rmdir(self._path)
 
 
 class Command:
@@ -113,9 +112,8 @@ class Command:
             self._sources.append(Source(fd, partial(self.take, stream)))
 
     def take(self, stream: bytes, data: bytes) -> None:
-        """Log output; once nobody can read it any more, drop it."""
-        if not self.abandoned:
-            self.log.append(self._marker.mark(stream, data))
+        """Log output."""
+        self.log.append(self._marker.mark(stream, data))
 
     def _take_code(self, data: bytes) -> None:
         text = data.strip()
@@ -183,4 +181,6 @@ class Command:
         """Let go of everything; daemons that still print to it do so in vain, but unharmed."""
         self.abandoned = True
         self.end(NOT_RUN)
+        for source in self._sources:
+            source.ignore()
         self.log.forget()

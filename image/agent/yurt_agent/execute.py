@@ -146,7 +146,7 @@ async def run(task: Task) -> tuple[int, Log]:
             await asyncio.shield(program.end())
         # Children may hold the pipe: what is in it now is all that we wait for.
         output.drain()
-        output.close()
+        output.ignore()
     return code, log
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from yurt_agent.answers import INLINE, LIMIT, LongText, json_object
+from yurt_agent.answers import INLINE, LIMIT, LongText, json_object, sent
 from yurt_agent.dialect import client_version
 from yurt_agent.http import Request, Response, StreamResponse
 from yurt_agent.marks import STDERR, STDOUT, Unmarker
@@ -77,16 +77,11 @@ async def _logs(request: Request, log: Log) -> Response | None:
     pieces = log.pieces() if form == _MARKED else _unmarked(log, LOG_LIMIT)
     if log.size <= INLINE:
         return Response.text(b"".join(pieces))
-    return _plain(_sent(pieces))
+    return _plain(sent(pieces))
 
 
 def _plain(pieces: AsyncGenerator[bytes, None]) -> StreamResponse:
     return StreamResponse(pieces, content_type="text/plain; charset=utf-8")
-
-
-async def _sent(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    for piece in pieces:
-        yield piece
 
 
 def _version_protocol(offered: Sequence[str]) -> str | None:

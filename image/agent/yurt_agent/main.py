@@ -100,9 +100,6 @@ class Agent:
             from yurt_agent import spawn, user
 
             await spawn.stop_everything(STOP_SECONDS)
-            sessions = sys.modules.get("yurt_agent.sessions")
-            if sessions is not None:
-                sessions.SESSIONS.remove_files()
             user.flush_disk()
         self._end(0)
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ = 1 << 16
+_IGNORED_SECONDS = 0.02
+"""Time between two reads of what nobody reads: its writer lives on, but no faster than that."""
 
 
 class Source:
@@ -22,7 +24,7 @@ class Source:
         """Own ``fd`` from now on."""
         os.set_blocking(fd, False)
         self._fd = fd
-        self._take = take
+        self._take: Callable[[bytes], None] | None = take
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     @classmethod
@@ -39,15 +41,18 @@ class Source:
             return
         except OSError:
             data = b""  # EIO: the last process has let go of the terminal
-        if data:
+        if not data:
+            self.close()
+        elif self._take is not None:
             self._take(data)
         else:
-            self.close()
+            self.pause()
+            asyncio.get_running_loop().call_later(_IGNORED_SECONDS, self.resume)
 
     def drain(self) -> None:
         """Take what is there now, and no more: somebody may go on writing for ever."""
         left = self._waiting()
-        while left > 0 and self._fd >= 0:
+        while left > 0 and self._take is not None:
             try:
                 data = os.read(self._fd, min(left, READ))
             except OSError:
@@ -72,6 +77,10 @@ class Source:
         """Read on."""
         if self._fd >= 0:
             asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def ignore(self) -> None:
+        """Drop what comes from now on: a writer without any reader would be killed."""
+        self._take = None
 
     def close(self) -> None:
         """Read no more; closing twice is fine."""

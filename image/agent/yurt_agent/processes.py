@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KILL_SECONDS = 2.0
 """How long to wait for what was killed; a process in an uninterruptible call may take longer."""
 
+_STOP_ROUNDS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 _GONE = {b"Z", b"X"}
 
@@ -30,11 +31,23 @@ class Name(NamedTuple):
 
 
 class Process(NamedTuple):
-    """One living process; ``session`` is the pid of its session's leader."""
+    """One living process; ``session`` is the pid of its session's leader, so for ``group``."""
 
     name: Name
     parent: int
+    group: int
     session: int
+
+
+class Family(NamedTuple):
+    """Processes, and the process groups that have no other members.
+
+    A group is signalled as a whole: no member can start another one meanwhile, as it could
+    between our looking and our signalling one by one.
+    """
+
+    names: frozenset[Name]
+    groups: frozenset[int] = frozenset()
 
 
 def living() -> dict[int, Process]:
@@ -56,39 +69,50 @@ def read(pid: int) -> Process | None:
         return None
     if fields[0] in _GONE:
         return None
-    return Process(Name(pid, int(fields[19])), int(fields[1]), int(fields[3]))
+    parent, group, session = map(int, fields[1:4])
+    return Process(Name(pid, int(fields[19])), parent, group, session)
 
 
-def family(
-    leaders: Iterable[Name], known: Iterable[Name] = (), *, whole_session: bool
-) -> set[Name]:
-    """Return processes and their living descendants.
+def family(leaders: Iterable[Name], known: Iterable[Name] = (), *, whole_session: bool) -> Family:
+    """Find processes and their living descendants.
 
     Args:
         leaders: each leads a session.
         known: further processes to begin with.
-        whole_session: also what has lost its parent but is still in a session that they lead.
+        whole_session: also what has lost its parent but is in a session that one of them leads.
     """
     table = living()
-    sessions = set()
-    found = set()
-    for name in leaders:
-        process = table.get(name.pid)
-        if process is not None and process.name == name:
-            found.add(name.pid)
-        if process is None or process.name == name:  # else the number was given away again
-            sessions.add(name.pid)
-    found |= {name.pid for name in known if name.pid in table and table[name.pid].name == name}
-    if whole_session:
+    found = {n.pid for n in (*leaders, *known) if n.pid in table and table[n.pid].name == n}
+    # A session outlives its leader; if its number names another process, it is another session.
+    sessions = {n.pid for n in leaders if n.pid not in table or table[n.pid].name == n}
+    if not whole_session:
+        found = _with_descendants(found, table)
+        return Family(frozenset(table[pid].name for pid in found))
+    size = -1
+    while len(found) > size:
+        size = len(found)
         found |= {pid for pid, process in table.items() if process.session in sessions}
-    return {table[pid].name for pid in _with_descendants(found, table)}
+        found = _with_descendants(found, table)
+        sessions |= {pid for pid in found if table[pid].session == pid}
+    groups = {table[pid].group for pid in found if table[pid].session in sessions}
+    return Family(frozenset(table[pid].name for pid in found), frozenset(groups))
+
+
+def everything() -> Family:
+    """Find all processes but the first one and this one."""
+    table = living()
+    ours = {1, os.getpid()}
+    spared = {table[pid].group for pid in ours if pid in table}
+    others = [process for pid, process in table.items() if pid not in ours]
+    groups = {process.group for process in others} - spared
+    return Family(frozenset(process.name for process in others), frozenset(groups))
 
 
 def _with_descendants(found: set[int], table: Mapping[int, Process]) -> set[int]:
     children: dict[int, list[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
-    waiting = list(found)
+    waiting, found = list(found), set(found)
     while waiting:
         for child in children.get(waiting.pop(), ()):
             if child not in found:
@@ -97,10 +121,15 @@ def _with_descendants(found: set[int], table: Mapping[int, Process]) -> set[int]
     return found
 
 
-def send(number: int, targets: Iterable[Name]) -> set[Name]:
+def send(number: int, targets: Family) -> set[Name]:
     """Send a signal; return those that are another user's and not ours to signal."""
+    for group in targets.groups:
+        try:
+            os.killpg(group, number)
+        except (ProcessLookupError, PermissionError):
+            continue
     refused = set()
-    for name in targets:
+    for name in targets.names:
         try:
             os.kill(name.pid, number)
         except ProcessLookupError:
@@ -123,7 +152,7 @@ async def gone(targets: Iterable[Name], seconds: float) -> set[Name]:
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def kill(find: Callable[[set[Name]], set[Name]]) -> set[Name]:
+async def kill(find: Callable[[set[Name]], Family]) -> set[Name]:
     """Kill what ``find`` returns, also what it starts meanwhile; return what could not be.
 
     Args:
@@ -131,20 +160,23 @@ async def kill(find: Callable[[set[Name]], set[Name]]) -> set[Name]:
     """
     known: set[Name] = set()
     refused: set[Name] = set()
-    deadline = asyncio.get_running_loop().time() + KILL_SECONDS
-    while victims := _held(find, known) - refused:
-        known |= victims
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + KILL_SECONDS
+    while (victims := _stopped(find, known)).names - refused and loop.time() < deadline:
+        known |= victims.names
         refused |= send(signal.SIGKILL, victims)
-        await gone(victims - refused, KILL_SECONDS)
-        if asyncio.get_running_loop().time() >= deadline:
-            break
+        await gone(victims.names - refused, KILL_SECONDS)
     return refused
 
 
-def _held(find: Callable[[set[Name]], set[Name]], known: set[Name]) -> set[Name]:
+def _stopped(find: Callable[[set[Name]], Family], known: set[Name]) -> Family:
     """Stop the victims until there are no new ones: what is stopped starts nothing."""
+    victims = find(known)
     held: set[Name] = set()
-    while new := find(known | held) - held:
-        send(signal.SIGSTOP, new)
-        held |= new
-    return held
+    for _ in range(_STOP_ROUNDS):
+        if not victims.names - held:
+            break
+        send(signal.SIGSTOP, victims)
+        held |= victims.names
+        victims = find(known | held)
+    return victims

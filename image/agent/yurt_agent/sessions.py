@@ -109,6 +109,7 @@ class Session:
                 command.end(ended.result() if ended.done() else NOT_RUN)
             finally:
                 ended.cancel()
+                _directory.release()
 
     def _living_shell(self) -> spawn.Program:
         if self._shell is None or not self._shell.running:
@@ -158,6 +159,7 @@ class Session:
             await self._shell.end(whole_session=False, grace_seconds=GRACE_SECONDS)
         for command in self.commands.values():
             command.abandon()
+        _directory.release()
         self._close_orders()
 
 
@@ -254,10 +256,6 @@ class Sessions:
             raise BadRequestError("the entrypoint's session ends with the sandbox")
         del self._sessions[name]
         await asyncio.shield(session.close())
-
-    def remove_files(self) -> None:
-        """Leave no file behind; for the end of the agent."""
-        _directory.remove()
 
 
 SESSIONS = Sessions()

@@ -130,13 +130,14 @@ _running: set[Program] = set()
 async def _end(
     leaders: list[processes.Name], whole_session: bool, grace_seconds: float, asked: Program
 ) -> None:
-    def find(known: set[processes.Name]) -> set[processes.Name]:
+    def find(known: set[processes.Name]) -> processes.Family:
         return processes.family(leaders, known, whole_session=whole_session)
 
-    known = find(set())
+    present = find(set())
+    known = set(present.names)
     if grace_seconds:
-        processes.send(asked.farewell, known)
-        processes.send(signal.SIGCONT, known)
+        processes.send(asked.farewell, present)
+        processes.send(signal.SIGCONT, present)
         known = await processes.gone(known, grace_seconds)
     refused = await processes.kill(lambda more: find(known | more))
     if refused:
@@ -152,19 +153,18 @@ async def stop_everything(grace_seconds: float) -> None:
     asked = list(_running)
     leaders = [leader.name for p in asked if (leader := processes.read(p.pid)) is not None]
 
-    def find(known: set[processes.Name]) -> set[processes.Name]:
+    def find(known: set[processes.Name]) -> processes.Family:
         if _Agent.below_init:
-            ours = {1, os.getpid()}
-            return {p.name for pid, p in processes.living().items() if pid not in ours}
+            return processes.everything()
         return processes.family(leaders, known, whole_session=True)
 
-    known = find(set())
-    processes.send(signal.SIGTERM, known)
-    for program in asked:
-        if program.farewell != signal.SIGTERM and program.running:
-            processes.send(program.farewell, [n for n in leaders if n.pid == program.pid])
-    processes.send(signal.SIGCONT, known)
-    left = await processes.gone(known, grace_seconds)
+    present = find(set())
+    processes.send(signal.SIGTERM, present)
+    hung_up = {program.pid for program in asked if program.farewell == signal.SIGHUP}
+    shells = frozenset(name for name in leaders if name.pid in hung_up)
+    processes.send(signal.SIGHUP, processes.Family(shells))
+    processes.send(signal.SIGCONT, present)
+    left = await processes.gone(present.names, grace_seconds)
     await processes.kill(lambda more: find(left | more))
     if still := [program.wait() for program in asked if program.running]:
         await asyncio.wait(map(asyncio.ensure_future, still), timeout=processes.KILL_SECONDS)

@@ -154,6 +154,7 @@ class Log:
                 position += len(data)
                 if data:
                     yield data
+                    await asyncio.sleep(0)  # however fast the reader is, others get their turn
             elif self.complete:
                 return
             else:
