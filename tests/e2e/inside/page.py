@@ -36,6 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Answers the page, its socket, and nothing else."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
     text = ""
 
     def do_GET(self) -> None:
