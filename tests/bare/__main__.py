@@ -26,7 +26,7 @@ cd yurt
 echo "== from the clone to the first sandbox: $(($(date +%s) - began)) s"
 
 # What a reader pastes: the indented lines below "Try it:".
-sed -n '/^Try it:/,$p' /root/up.log | sed -n '2,/^[^ ]/p' | grep '^ ' | sed 's/^ *//' > /root/snippet
+sed -n '/^Try it:/,/^$/s/^  *//p' /root/up.log > /root/snippet
 echo "== pasting:"
 cat /root/snippet
 test -s /root/snippet
