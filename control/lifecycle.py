@@ -37,19 +37,21 @@ def _moved(sandbox: Sandbox, state: State, desired: DesiredState, now: datetime)
 def start(sandbox: Sandbox, now: datetime) -> Sandbox:
     """Begin a new generation; a sandbox that is started or starting stays as it is.
 
+    One whose start failed may be started again, too: older SDKs have no other call for it.
+
     Raises:
         NotFoundError: it was deleted.
         ConflictError: it is on its way to somewhere else.
-        InvalidError: it failed.
+        InvalidError: it failed for good.
     """
     exists(sandbox)
     if sandbox.state in LIVE_STATES and sandbox.desired_state is DesiredState.STARTED:
         return sandbox
-    if sandbox.state is State.ERROR:
+    if sandbox.state is State.ERROR and not sandbox.recoverable:
         raise InvalidError("Sandbox is in an errored state")
     if not sandbox.is_settled:
         raise ConflictError("Sandbox state change in progress")
-    if sandbox.state is not State.STOPPED:
+    if sandbox.state not in {State.STOPPED, State.ERROR}:
         raise InvalidError("Sandbox is not in valid state")
     return _begin(sandbox, now)
 

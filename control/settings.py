@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         default=600, gt=0, description="How long a deleted sandbox can still be looked at."
     )
 
+    @field_validator("data")
+    @classmethod
+    def _is_absolute(cls, data: Path) -> Path:
+        return data.absolute()  # runners are told paths below it, and work elsewhere
+
     @field_validator("url")
     @classmethod
     def _is_base_url(cls, url: str) -> str:

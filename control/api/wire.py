@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from control.model import (
@@ -77,18 +77,12 @@ class Sdk:
 
 def answer(content: Any, status: int = 200) -> Response:
     """Answer with JSON."""
-    return Response(
-        json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode(),
-        status,
-        media_type="application/json",
-    )
+    return Response(to_json(content), status, media_type="application/json")
 
 
 def iso(moment: datetime) -> str:
     """Write a time: RFC 3339, UTC, with milliseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + (
-        f"{moment.microsecond // 1000:03}Z"
-    )
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _maybe_iso(moment: datetime | None) -> str | None:

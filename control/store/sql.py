@@ -10,7 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, literal, select, text, update
+from sqlalchemy import bindparam, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeoutError
 
 from control.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
@@ -43,6 +43,18 @@ if TYPE_CHECKING:
 _NO_ROOM = "Sandbox count limit exceeded. Maximum allowed: {most}."
 
 
+# Built once: to build a statement costs as much as to carry it out.
+_BY_ID = select(sandboxes).where(sandboxes.c.id == bindparam("key"))
+_BY_ID_TO_CHANGE = _BY_ID.with_for_update()
+_BY_NAME = select(sandboxes).where(sandboxes.c.name == bindparam("key"))
+_INSERT = insert(sandboxes)
+_REPLACE = (
+    update(sandboxes)
+    .where(sandboxes.c.id == bindparam("key"))
+    .values({column: bindparam(column.name) for column in sandboxes.columns})
+)
+
+
 class Database:
     """Two engines over one database: one connection that writes, several that read."""
 
@@ -58,11 +70,13 @@ class Database:
                 async with self._writer.begin() as connection:
                     yield connection
 
-    async def rows(self, statement: Executable) -> Sequence[Row[Any]]:
+    async def rows(
+        self, statement: Executable, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[Any]]:
         """Read."""
         with _errors():
             async with self._reader.connect() as connection:
-                return (await connection.execute(statement)).all()
+                return (await connection.execute(statement, parameters)).all()
 
 
 class _errors:  # noqa: N801 - used as a function; a generator would cost a frame per statement
@@ -91,30 +105,26 @@ class SqlSandboxes:
             )
             if there is not None and there >= most:
                 raise InvalidError(_NO_ROOM.format(most=most))
-            await connection.execute(insert(sandboxes).values(values))
+            await connection.execute(_INSERT, values)
             await _write_labels(connection, sandbox.id, sandbox.labels)
 
     async def get(self, id_or_name: str) -> Sandbox | None:
         """See ``SandboxStore.get``."""
-        column = sandboxes.c.id if is_sandbox_id(id_or_name) else sandboxes.c.name
-        rows = await self._database.rows(select(sandboxes).where(column == id_or_name))
+        statement = _BY_ID if is_sandbox_id(id_or_name) else _BY_NAME
+        rows = await self._database.rows(statement, {"key": id_or_name})
         return sandbox_from(rows[0], self._vault) if rows else None
 
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         """See ``SandboxStore.change``."""
-        here = sandboxes.c.id == sandbox_id
+        key = {"key": sandbox_id}
         async with self._database.write() as connection:
-            row = (
-                await connection.execute(select(sandboxes).where(here).with_for_update())
-            ).one_or_none()
+            row = (await connection.execute(_BY_ID_TO_CHANGE, key)).one_or_none()
             if row is None:
                 raise NotFoundError(f"Sandbox with ID or name {sandbox_id} not found")
             old = sandbox_from(row, self._vault)
             new = mutate(old)
             if new != old:
-                await connection.execute(
-                    update(sandboxes).where(here).values(sandbox_values(new, self._vault))
-                )
+                await connection.execute(_REPLACE, {**sandbox_values(new, self._vault), **key})
             if new.labels != old.labels:
                 await connection.execute(delete(labels).where(labels.c.sandbox_id == sandbox_id))
                 await _write_labels(connection, sandbox_id, new.labels)

@@ -7,6 +7,8 @@ or after it took effect. What is left is looked at by a new control.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +16,9 @@ from typing_extensions import override
 
 from control.app import Adapters
 from control.errors import UnavailableError
+from control.naming import SandboxId
 from control.reconcile.plan import route_to
-from tests.support.control_rig import Rig, eventually
+from tests.support.control_rig import Rig, a_rig, eventually
 from tests.support.records import a_snapshot, a_store
 
 if TYPE_CHECKING:
@@ -251,3 +254,90 @@ async def test_control_killed_while_creating_converges(tmp_path: Path) -> None:
 
 async def create(rig: CutRig, name: str) -> None:
     await rig.call("POST", "/sandbox", json={"name": name})
+
+
+async def test_a_hundred_creates_at_once_all_succeed(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        made = await asyncio.gather(*(rig.create() for _ in range(100)))
+        assert {one["state"] for one in made} == {"started"}
+        assert len(await rig.registry.routes()) == 100
+        gone = await asyncio.gather(*(rig.call("DELETE", f"/sandbox/{one['id']}") for one in made))
+        assert {answer.status_code for answer in gone} == {200}
+        for one in made:
+            await rig.until(one["id"], "destroyed")
+        assert (await rig.registry.routes(), rig.scheduler.disks) == ([], set())
+
+
+async def test_orphans_go_when_two_views_agree_and_never_most_of_all_at_once(
+    tmp_path: Path,
+) -> None:
+    async with a_rig(tmp_path) as rig:
+        kept = (await rig.create())["id"]
+        strays = [(await rig.create())["id"] for _ in range(7)]
+        for sandbox_id in strays:
+            await rig.store.sandboxes.remove(SandboxId(sandbox_id))
+        for _ in range(3):  # seven of eight without a record: rather the records are wrong
+            await rig.control.reconciler.resync()
+            await rig.settle()
+        assert len(await rig.scheduler.allocations()) == 8
+        for sandbox_id in strays[2:]:
+            rig.scheduler.end(sandbox_id, "")
+            await rig.scheduler.forget(sandbox_id)
+            await rig.registry.deregister(sandbox_id)
+        await rig.control.reconciler.resync()
+        await rig.settle()
+        assert len(await rig.scheduler.allocations()) == 3
+        await rig.control.reconciler.resync()
+        await rig.settle()
+        assert [found.sandbox_id for found in await rig.scheduler.allocations()] == [kept]
+        assert [route.sandbox_id for route in await rig.registry.routes()] == [kept]
+
+
+async def test_nothing_is_concluded_from_a_scheduler_that_is_away(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        made = await rig.create()
+        rig.scheduler.is_away = True
+        with pytest.raises(UnavailableError):
+            await rig.control.reconciler.resync()
+        rig.control.wake(SandboxId(made["id"]))
+        await rig.settle()
+        assert (await rig.show(made["id"]))["state"] == "started"
+        rig.scheduler.is_away = False
+        await rig.control.reconciler.resync()
+        await rig.settle()
+        assert (await rig.show(made["id"]))["state"] == "started"
+
+
+async def test_a_ready_that_got_lost_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_rig(tmp_path) as rig:
+        runner = await rig.submitted()
+        await runner.claim()
+        runner.phase = "ready"  # and its report never came
+        await rig.end()
+        await rig.begin()
+        limits = rig.control.reconciler._world.limits
+        soon = replace(limits, ask_after=timedelta(0))
+        monkeypatch.setattr(
+            rig.control.reconciler, "_world", replace(rig.control.reconciler._world, limits=soon)
+        )
+        rig.control.wake(SandboxId(runner.job.sandbox_id))
+        await rig.until(runner.job.sandbox_id, "started")
+        assert runner.orders == ["hello"]
+
+
+async def test_a_scheduler_that_hangs_holds_up_one_sandbox_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("apply", "loop"):
+        monkeypatch.setattr(f"control.reconcile.{module}.SCHEDULER_SECONDS", 0.05)
+    async with a_rig(tmp_path, start_deadline_seconds=0.2, hold_seconds=5) as rig:
+        rig.scheduler.is_hanging = True
+        creating = asyncio.ensure_future(rig.create())
+        await asyncio.sleep(0.3)
+        assert not creating.done()  # nothing can be known
+        rig.scheduler.is_hanging = False
+        made = await creating
+        assert made["state"] == "error"
+        assert "did not start" in made["errorReason"]

@@ -85,14 +85,23 @@ async def test_no_room_is_said_at_once_and_can_be_recovered_from(rig: Rig) -> No
     assert made["state"] == "error"
     assert "no room" in made["errorReason"]
     assert made["recoverable"] is True
-    refused = await rig.call("POST", f"/sandbox/{made['id']}/start")
-    assert (refused.status_code, complaint(refused)) == (400, "Sandbox is in an errored state")
+    refused = await rig.call("POST", f"/sandbox/{made['id']}/stop")
+    assert complaint(refused) == "Sandbox is not in a stoppable state"
+    still = await rig.call("POST", f"/sandbox/{made['id']}/start")
+    assert "no room" in still.json()["errorReason"]
     rig.scheduler.most = 1
     mended = await rig.call("POST", f"/sandbox/{made['id']}/recover")
     assert mended.json()["state"] == "started"
     assert mended.json()["errorReason"] is None
     again = await rig.call("POST", f"/sandbox/{made['id']}/recover")
     assert complaint(again) == "Sandbox is not in a recoverable state"
+
+
+async def test_what_failed_for_good_does_not_start_again(rig: Rig) -> None:
+    broken = a_sandbox(state=State.ERROR, error_reason="lost", recoverable=False)
+    await rig.store.sandboxes.insert(broken, most=100)
+    refused = await rig.call("POST", f"/sandbox/{broken.id}/start")
+    assert (refused.status_code, complaint(refused)) == (400, "Sandbox is in an errored state")
 
 
 async def test_a_start_that_fails_says_why(rig: Rig) -> None:
