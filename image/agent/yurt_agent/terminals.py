@@ -13,7 +13,6 @@ import os
 import struct
 import termios
 import time
-from collections import deque
 from typing import NamedTuple
 
 from yurt_agent import spawn
@@ -66,7 +65,7 @@ class Viewer:
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._changed = asyncio.Event()
         self.waiting = 0
         self.dropped = False
@@ -94,8 +93,9 @@ class Viewer:
                 return b""
             self._changed.clear()
             await self._changed.wait()
-        data = self._pieces.popleft()
-        self.waiting -= len(data)
+        data = b"".join(self._pieces)  # a terminal gives small pieces only
+        self._pieces.clear()
+        self.waiting = 0
         self._terminal.regulate()
         return data
 
