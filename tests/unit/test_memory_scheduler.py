@@ -1,0 +1,77 @@
+"""The scheduler in memory keeps the promises of every scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from control.errors import ConflictError, NoCapacityError, UnavailableError
+from jobs.memory import MemoryScheduler
+from jobs.scheduler import Job
+
+if TYPE_CHECKING:
+    from jobs.scheduler import Scheduler
+
+pytestmark = pytest.mark.unit
+
+JOB = Job("a" * 26, 1, "0" * 64, 1, 1024, 1 << 30, 100, "localhost", "unix:/x")
+
+
+def test_it_fits_the_interface() -> None:
+    scheduler: Scheduler = MemoryScheduler()
+    assert scheduler
+
+
+async def test_a_job_is_submitted_once_for_each_generation() -> None:
+    scheduler = MemoryScheduler()
+    placed = await scheduler.submit(JOB)
+    assert await scheduler.submit(JOB) == placed
+    with pytest.raises(ConflictError):
+        await scheduler.submit(replace(JOB, generation=2))
+    await scheduler.stop(JOB.sandbox_id, grace_seconds=1)
+    again = await scheduler.submit(replace(JOB, generation=2))
+    assert (again.running, again.generation) == (True, 2)
+    assert await scheduler.allocations() == [again]
+
+
+async def test_only_what_ended_is_forgotten_and_its_disk_removed() -> None:
+    scheduler = MemoryScheduler()
+    await scheduler.submit(JOB)
+    with pytest.raises(ConflictError):
+        await scheduler.forget(JOB.sandbox_id)
+    with pytest.raises(UnavailableError):
+        await scheduler.work("remove-disk", {"sandbox_id": JOB.sandbox_id})
+    await scheduler.stop(JOB.sandbox_id, grace_seconds=1)
+    for _ in range(2):
+        await scheduler.forget(JOB.sandbox_id)
+        await scheduler.work("remove-disk", {"sandbox_id": JOB.sandbox_id})
+        await scheduler.stop(JOB.sandbox_id, grace_seconds=1)
+    assert await scheduler.allocation(JOB.sandbox_id) is None
+    assert scheduler.disks == set()
+
+
+async def test_an_end_is_told_and_keeps_its_first_reason() -> None:
+    scheduler = MemoryScheduler()
+    await scheduler.submit(JOB)
+    scheduler.end(JOB.sandbox_id, "first")
+    scheduler.end(JOB.sandbox_id, "second")
+    assert await anext(scheduler.changes()) == JOB.sandbox_id
+    ended = await scheduler.allocation(JOB.sandbox_id)
+    assert ended is not None
+    assert ended.exit is not None
+    assert (ended.running, ended.exit.reason) == (False, "first")
+
+
+async def test_it_can_be_full_away_or_hanging() -> None:
+    scheduler = MemoryScheduler(most=0)
+    with pytest.raises(NoCapacityError):
+        await scheduler.submit(JOB)
+    scheduler.is_away = True
+    with pytest.raises(UnavailableError):
+        await scheduler.allocations()
+    scheduler.is_hanging = True
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(scheduler.allocations(), 0.01)
