@@ -22,7 +22,7 @@ JOB = Job("a" * 26, 1, "0" * 64, 1, 1024, 1 << 30, 100, "localhost", "unix:/x")
 
 def test_it_fits_the_interface() -> None:
     scheduler: Scheduler = MemoryScheduler()
-    assert scheduler
+    assert scheduler is not None
 
 
 async def test_a_job_is_submitted_once_for_each_generation() -> None:
