@@ -148,7 +148,7 @@ def test_a_sealed_message_opens_with_the_same_key_and_direction_only() -> None:
 )
 def test_every_field_of_the_head_is_sealed(field: str) -> None:
     sealed = message.seal(b"key", message.UP, head(), b"body")
-    for changed in ("9", ""):
+    for changed in ("9", "", "\u00e9", "\ud800"):
         with pytest.raises(message.BadMessage):
             message.unseal(b"key", message.UP, sealed | {f"x-yurt-{field}": changed}, b"body")
     del sealed[f"x-yurt-{field}"]
