@@ -56,8 +56,8 @@ def hmac_sha256(key: bytes, text: bytes) -> bytes:
 
 
 def _signature(key: bytes, direction: str, head: Head, body: bytes) -> str:
-    text = "\n".join([_VERSION, direction, *head.fields()]).encode() + b"\n" + body
-    return hmac_sha256(key, text).hex()
+    top = "\n".join([_VERSION, direction, *head.fields(), ""])
+    return hmac_sha256(key, top.encode("utf-8", "surrogatepass") + body).hex()
 
 
 def seal(key: bytes, direction: str, head: Head, body: bytes) -> dict[str, str]:
