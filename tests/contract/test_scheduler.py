@@ -36,9 +36,11 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def settings(rig: Rig, **more: float) -> NodeSettings:
+def settings(rig: Rig, memory_reserve: float = 0.25) -> NodeSettings:
     bundle = rig.data / "lib" / "agent"
-    return NodeSettings(rig.data, KEY, bundle, [], [], memory_floor_mib=16, **more)
+    return NodeSettings(
+        rig.data, KEY, bundle, [], [], memory_floor_mib=16, memory_reserve=memory_reserve
+    )
 
 
 @pytest.fixture
