@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
+LOG_TAIL = 4000
 UP_SECONDS = 900  # the default snapshot is made in it, from packages
 SETTLE_SECONDS = 10  # the kernel takes links and namespaces away after their processes
 
@@ -107,6 +108,12 @@ class Instance:
 
     def down(self, *arguments: str) -> None:
         self.run("down", *arguments)
+
+    def logs(self) -> str:
+        """The end of every log of the server and of the runners that there are."""
+        found = [*self.data.glob("log/*.log"), *self.data.glob("run/sandboxes/*/*.log")]
+        parts = [f"--- {path}\n{path.read_text(errors='replace')[-LOG_TAIL:]}" for path in found]
+        return "\n".join(parts)
 
     @property
     def api_url(self) -> str:

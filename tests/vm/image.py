@@ -6,43 +6,23 @@ second disk (see ``run.py``). Made once and cached; a changed recipe makes a new
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.support.cache import cached
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SUITE = "bookworm"
 ROOT_DISK_BYTES = 16 << 30
 
-# What `yurt` would install itself with a network, and what the guest needs to boot and to report.
+# What the guest needs to boot and to report, besides what the wrapper would install.
 PACKAGES = (
-    "ca-certificates",
-    "curl",
-    "dbus",
-    "e2fsprogs",
-    "git",
-    "initramfs-tools",
-    "iproute2",
-    "iptables",
-    "kmod",
-    "libnss-myhostname",
-    "nftables",
-    "procps",
-    "python3",
-    "python3-nftables",
-    "python3-venv",
-    "runc",
-    "strace",
-    "systemd-sysv",
-    "tcpdump",
-    "udev",
-    "zstd",
+    *("dbus", "git", "initramfs-tools", "procps", "python3", "python3-venv"),
+    *("strace", "systemd-sysv", "tcpdump", "udev", "zstd"),
 )
+WRAPPER = Path(__file__).parents[2] / "yurt"
 
 # Only what the guest's two disks and its console need: a small initrd is unpacked sooner, and
 # everything is about 25 times slower in software emulation.
@@ -96,10 +76,17 @@ class Image:
 def image() -> Image:
     """Return the cached image, made now (several minutes) when it is missing."""
     recipe = "\n".join(
-        [SUITE, str(ROOT_DISK_BYTES), *PACKAGES, *INITRD_MODULES, JOB_UNIT, JOB_SCRIPT]
+        [SUITE, str(ROOT_DISK_BYTES), *_packages(), *INITRD_MODULES, JOB_UNIT, JOB_SCRIPT]
     )
     entry = cached("vm", recipe, _make)
     return Image(disk=entry / "root.img", kernel=entry / "vmlinuz", initrd=entry / "initrd.img")
+
+
+def _packages() -> list[str]:
+    """List what is installed: ours, and the table in the wrapper script."""
+    table = re.search(r'^server_packages="(.*?)"$', WRAPPER.read_text(), re.DOTALL | re.MULTILINE)
+    assert table is not None
+    return [*PACKAGES, *(line.split()[0] for line in table[1].splitlines() if line.strip())]
 
 
 def _make(directory: Path) -> None:
@@ -130,7 +117,7 @@ def _bootstrap(root: Path, scratch: Path) -> None:
             "--mode=root",
             "--variant=apt",
             "--aptopt=Apt::Install-Recommends false",
-            f"--include={','.join((*PACKAGES, kernel))}",
+            f"--include={','.join([*_packages(), kernel])}",
             "--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d",
             f"--essential-hook=upload {scratch}/modules /etc/initramfs-tools/modules",
             f"--essential-hook=upload {scratch}/initramfs /etc/initramfs-tools/conf.d/yurt-tests",

@@ -94,12 +94,7 @@ def expect_control_to_come_back(instance: Instance, sandbox: Sandbox) -> None:
     assert sandbox.record()["state"] == "started"
 
 
-def main() -> None:
-    expect_this_kind_of_machine()
-    instance = Instance(Path("/var/lib/yurt"), 9878, SETTINGS, slowness=SLOW)
-    # The images came with the machine; the mark says that they are ours.
-    (instance.data / MARK).write_text("made by the test\n")
-    before = census.take(instance.data)
+def tour(instance: Instance) -> None:
     say(instance.run("doctor").stdout)
     say(f"up after {instance.up():.0f} s")
     with contextlib.closing(Api(instance)) as api, api.sandbox() as sandbox:
@@ -110,6 +105,21 @@ def main() -> None:
         expect_to_survive_stop_and_start(sandbox)
         expect_to_survive_a_kill(instance, sandbox)
         expect_control_to_come_back(instance, sandbox)
+
+
+def main() -> None:
+    expect_this_kind_of_machine()
+    instance = Instance(Path("/var/lib/yurt"), 9878, SETTINGS, slowness=SLOW)
+    # The images came with the machine; the mark says that they are ours.
+    (instance.data / MARK).write_text("made by the test\n")
+    before = census.take(instance.data)
+    done = False
+    try:
+        tour(instance)
+        done = True
+    finally:
+        # The machine is thrown away: what its logs say is lost unless it is said now.
+        say("" if done else instance.logs())
     subprocess.run(["umount", instance.data / "images"], check=True)
     instance.down("--purge")
     # Its directory was there before, with the images that came with the machine.
