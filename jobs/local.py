@@ -8,7 +8,6 @@ handshake, never by pid.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from control.errors import ConflictError, NoCapacityError, UnavailableError
 from jobs.installed import install_runner, interpreter
+from jobs.runner import locks
 from jobs.runner.channel import connect_unix
 from jobs.scheduler import Allocation, Exit, Job
 
@@ -150,7 +150,7 @@ class LocalScheduler:
     async def _until_end(self, run: _Run) -> None:
         """Hold a connection to the runner: its end is the runner's end."""
         loop = asyncio.get_running_loop()
-        while _child_lives(run) or _is_held(run.directory / "lock"):
+        while _child_lives(run) or locks.is_held(str(run.directory / "lock")):
             connection = _connect(run.directory)
             if connection is None:
                 await asyncio.sleep(_POLL_SECONDS)
@@ -329,7 +329,7 @@ async def teardown(data: Path) -> None:
                 connection.send(b"s")
     for directory in runs:
         async with asyncio.timeout(_KILL_WAIT_SECONDS):
-            await asyncio.to_thread(_wait_for_lock, directory / "lock")
+            await asyncio.to_thread(locks.wait, str(directory / "lock"))
     await run_verb(runner, "sweep", {"data": str(data)})
     await run_verb(runner, "forget-node", {})
 
@@ -384,26 +384,6 @@ def _child_lives(run: _Run) -> bool:
     if pid:
         run.child = None
     return run.child is not None
-
-
-def _wait_for_lock(lock: Path) -> None:
-    """Block until nobody holds ``lock``."""
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        fd = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _connect(directory: Path) -> socket.socket | None:

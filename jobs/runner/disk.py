@@ -8,11 +8,10 @@ So ``claim`` also waits until no loop device has the file behind it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 
-from jobs.runner import linux, loop, spawn
+from jobs.runner import linux, locks, loop, spawn
 
 LOCK_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
@@ -49,20 +48,12 @@ def claim(data: str, sandbox_id: str, wait_seconds: float = LOCK_WAIT_SECONDS) -
     os.makedirs(os.path.dirname(lock), mode=0o700, exist_ok=True)
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait_seconds
-    while not (_locked(fd) and not loop.users(image)):
+    while not (locks.try_lock(fd) and not loop.users(image)):
         if time.monotonic() > deadline:
             os.close(fd)
             raise DiskError("disk busy: an earlier run of this sandbox still holds it")
         time.sleep(_POLL_SECONDS)
     return fd
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def ensure(data: str, sandbox_id: str, size: int) -> str:

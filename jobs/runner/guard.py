@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _socket
-import fcntl
 import os
 
-from jobs.runner import cgroup, linux, record
+from jobs.runner import cgroup, linux, locks, record
 from jobs.runner.network import Slot, take_slot
 
 _BACKLOG = 512
@@ -34,10 +33,8 @@ class Runner:
         self.job = record.read_job(directory)
         self.incarnation = os.urandom(16).hex()
         self.lock_fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError("another runner holds this sandbox") from error
+        if not locks.try_lock(self.lock_fd):
+            raise OSError("another runner holds this sandbox")
         self.gate = _listen(_socket.AF_INET, (self.job.address, self.job.port))
         self.doorbell = self._listen_for_scheduler()
         self.slot: Slot = take_slot(self.job.subnet)
@@ -64,7 +61,6 @@ def _listen(family: int, address: tuple[str, int] | str) -> _socket.socket:
 
 def run(directory: str) -> int:
     """Hold the sandbox whose job is in ``directory`` until it ends; return the exit code."""
-    os.umask(0o022)  # not the caller's: what we make becomes the root directory inside
     runner = Runner(directory)
     linux.unshare(linux.CLONE_NEWPID | linux.CLONE_NEWNS)
     holder = os.fork()

@@ -61,7 +61,7 @@ class Holder:
     def boot(self) -> None:
         """Bring everything up; control is asked for the assignment meanwhile."""
         job = self.job
-        self.sandbox = boot.Sandbox(job, self._runner.slot, self._scratch, self._marks)
+        self.sandbox = boot.Sandbox(job, self.node, self._runner.slot, self._scratch, self._marks)
         head = message.Head(
             self.node.name, job.sandbox_id, job.generation, self._runner.incarnation, 0
         )

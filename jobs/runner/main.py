@@ -15,6 +15,9 @@ sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 def main(arguments: list[str]) -> int:
     """Dispatch to the verb; the other verbs' modules are not loaded into long-lived runners."""
+    # Not the caller's: the root directory inside and the control groups are made by us, and the
+    # sandbox must be able to enter them.
+    os.umask(0o022)
     verb, *rest = arguments or [""]
     if verb == "run":
         from jobs.runner import guard

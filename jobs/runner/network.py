@@ -8,10 +8,9 @@ without elements passes nothing, which is how every sandbox is born.
 
 from __future__ import annotations
 
-import fcntl
 import os
 
-from jobs.runner import spawn
+from jobs.runner import locks, spawn
 
 SLOTS_DIRECTORY = "/run/yurt/slots"
 SLOTS = 4096
@@ -130,14 +129,18 @@ def lock_slot(number: int) -> int | None:
     """Lock a slot's file and return its fd, or None if a sandbox has it."""
     path = f"{SLOTS_DIRECTORY}/{number}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), os.stat(path)):
-            return fd
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held, or removed between the two calls
+    if locks.try_lock(fd) and _is_at(fd, path):
+        return fd
     os.close(fd)
     return None
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Tell whether ``path`` is still this file: it may have been removed since it was opened."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def node_rules(resolvers: list[str], never: list[str]) -> str:
@@ -217,6 +220,21 @@ def finish_rules(begun: tuple[int, int]) -> None:
     status, text = spawn.finish(begun)
     if status:
         raise OSError(f"nft: {text}")
+
+
+def finish_closing(begun: tuple[int, int], slot: Slot, node: str) -> None:
+    """Wait for ``close_rules`` to hold; make the node's table first where somebody removed it.
+
+    Another installation on this host does so when it goes and no sandbox runs.
+
+    Args:
+        begun: from ``begin_rules``.
+        slot: whose rules.
+        node: from ``node_rules``.
+    """
+    status, _ = spawn.finish(begun)
+    if status:
+        finish_rules(begin_rules(node + close_rules(slot)))
 
 
 def release(slot: Slot) -> None:

@@ -6,13 +6,12 @@ as one JSON object, and an exit code other than 0 means that ``error`` in it say
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import sys
 
-from jobs.runner import cgroup, disk, network, record, spawn
+from jobs.runner import cgroup, disk, locks, network, record, spawn
 
 _UNFINISHED = (".new", ".tmp")
 
@@ -68,7 +67,7 @@ def sweep(*, data: str) -> dict[str, Any]:
     """Remove what killed runners of this data directory left: groups, rules, unfinished files."""
     removed = []
     for name in _listed(f"{data}/run/sandboxes"):
-        if not _held(f"{data}/run/sandboxes/{name}/lock") and cgroup.directories(name):
+        if not locks.is_held(f"{data}/run/sandboxes/{name}/lock") and cgroup.directories(name):
             cgroup.kill(name)
             cgroup.remove(name)
             removed.append(f"cgroup {name}")
@@ -76,7 +75,7 @@ def sweep(*, data: str) -> dict[str, Any]:
         directory = f"{data}/disks/{name}"
         entries = _listed(directory) if os.path.isdir(directory) else []
         for entry in entries:
-            if entry.endswith(_UNFINISHED) and not _held(f"{directory}/disk.lock"):
+            if entry.endswith(_UNFINISHED) and not locks.is_held(f"{directory}/disk.lock"):
                 os.unlink(f"{directory}/{entry}")
                 removed.append(f"{name}/{entry}")
     removed += _sweep_slots()
@@ -120,20 +119,6 @@ def _listed(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
-
-
-def _held(lock: str) -> bool:
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from jobs.runner import cgroup
 from tests.support.runner_rig import BUSYBOX, TINI, Rig, eventually
 
 if TYPE_CHECKING:
@@ -282,3 +283,30 @@ def test_a_taken_port_is_said_and_nothing_is_left(rig: Rig) -> None:
     assert "in use" in (rig.directory(B) / "runner.log").read_text()
     assert not rig.pids(B)
     rig.stop(A, first)
+
+
+def test_the_caller_s_umask_does_not_reach_the_control_groups(rig: Rig) -> None:
+    rig.verb("forget-node")
+    before = os.umask(0o077)
+    try:
+        rig.verb("prepare-node", resolvers=[], never=[])
+        process = rig.start(A)
+    finally:
+        os.umask(before)
+    rig.until(A, "ready")
+    for directory in cgroup.directories(A):
+        for path in (Path(directory), Path(directory).parent):
+            assert path.stat().st_mode & 0o555 == 0o555
+    rig.stop(A, process)
+
+
+def test_a_sandbox_starts_where_somebody_took_the_node_s_rules_away(rig: Rig) -> None:
+    """As the last command of another installation on this host does."""
+    rig.verb("forget-node")
+    process = rig.start(A)
+    rig.until(A, "ready")
+    listed = subprocess.run(
+        ["nft", "list", "table", "inet", "yurt"], capture_output=True, check=True
+    )
+    assert b'"yv0" . 10.201.0.1' in listed.stdout
+    assert rig.stop(A, process)["reason"] == ""
