@@ -7,6 +7,7 @@ sandbox was started with never changes under it.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
@@ -18,6 +19,8 @@ def main(arguments: list[str]) -> int:
     # Not the caller's: the root directory inside and the control groups are made by us, and the
     # sandbox must be able to enter them.
     os.umask(0o022)
+    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT):
+        _signal.signal(number, _signal.SIG_DFL)  # ignored ones stay so, down to the user's programs
     verb, *rest = arguments or [""]
     if verb == "run":
         from jobs.runner import guard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import threading
 import time
@@ -344,7 +345,7 @@ def test_input_for_a_command_that_waits_its_turn_waits_too(agent: AgentRig) -> N
 def test_a_shell_starts_where_its_generation_of_client_expects_it(tmp_path: Path) -> None:
     with running_agent(workdir=str(tmp_path)) as rig:
         assert perform(rig, create(rig), "pwd")["stdout"] == f"{tmp_path}\n"
-        home = str(Path("~").expanduser())
+        home = pwd.getpwuid(os.getuid()).pw_dir
         assert perform(rig, create(rig, OLD), "pwd")["stdout"] == f"{home}\n"
 
 

@@ -163,5 +163,7 @@ async def run(port: int) -> None:
 
 def main() -> int:
     """Run the agent; the only argument is the port, for tests."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # ignored ones would stay so in all that we start
     asyncio.run(run(int(sys.argv[1]) if len(sys.argv) > 1 else PORT))
     return 0
