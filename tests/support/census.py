@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ FOLDERS = ("/tmp", "/var/tmp", "/run", "/run/netns", "/run/yurt", "/dev/shm", "/
 # What others may have set up, and what must be as it was. Of the rest another instance may end
 # something of its own at any time.
 OF_THE_HOST = ("packet filter", "setting")
+
+_ELEMENT = re.compile(r'"(yv\d+)" [.:] [^,}]+')
 
 Census = dict[str, set[str]]
 
@@ -135,9 +138,16 @@ def _packet_filter() -> set[str]:
     for line in listed.stdout.splitlines():
         if line.startswith("table"):
             table = line
-        if line.strip(" \t{}"):
-            lines.add(f"{table} {line.strip()}")
+        # What a link has that is there belongs to a running sandbox, and is counted with it.
+        rest = _ELEMENT.sub(lambda found: "" if _is_link(found[1]) else found[0], line)
+        rest = rest.replace("elements = ", "").strip(" \t{},")
+        if rest:
+            lines.add(f"{table} {rest}")
     return lines
+
+
+def _is_link(name: str) -> bool:
+    return Path("/sys/class/net", name).exists()
 
 
 def _control_groups() -> set[str]:
