@@ -51,11 +51,6 @@ def kill(name: str) -> None:
                 control.write("1")
 
 
-def is_empty(name: str) -> bool:
-    """Tell whether no process is in the group or in a group that it made below."""
-    return not any(pids(directory) for directory in directories(name))
-
-
 def pids(directory: str) -> list[int]:
     """List the processes in one directory and below it."""
     found: list[int] = []
