@@ -26,6 +26,7 @@ FOLDERS = ("/tmp", "/var/tmp", "/run", "/run/netns", "/run/yurt", "/dev/shm", "/
 # What others may have set up, and what must be as it was. Of the rest another instance may end
 # something of its own at any time.
 OF_THE_HOST = ("packet filter", "setting")
+OWN_TABLE = "table inet yurt "
 
 _ELEMENT = re.compile(r'"(yv\d+)" [.:] [^,}]+')
 
@@ -57,6 +58,7 @@ def difference(before: Census, after: Census) -> list[str]:
         f"lost: {kind}: {item}"
         for kind in OF_THE_HOST
         for item in sorted(before[kind] - after[kind])
+        if not item.startswith(OWN_TABLE)
     ]
     return left + lost
 
