@@ -63,12 +63,16 @@ def pids(directory: str) -> list[int]:
     return found
 
 
-def remove(name: str, wait_seconds: float = 1.0) -> bool:
-    """Remove the group's directories once they are empty; tell whether all are gone."""
+def remove(name: str, wait_seconds: float = 1.0, root: str = ROOT) -> bool:
+    """Remove the group's directories once they are empty; tell whether all are gone.
+
+    The kernel refuses as long as a process is in them, also one that no pid in ``cgroup.procs``
+    tells of because the reader is in another pid namespace.
+    """
     deadline = time.monotonic() + wait_seconds
     while True:
-        left = [directory for directory in directories(name) if not _remove_tree(directory)]
-        if not left or time.monotonic() > deadline:
+        left = [path for path in directories(name, root) if not _remove_tree(path)]
+        if not left or time.monotonic() >= deadline:
             return not left
         time.sleep(0.01)
 

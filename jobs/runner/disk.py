@@ -2,7 +2,8 @@
 
 A disk must never be mounted twice. Its lock alone does not ensure that: after a SIGKILL the kernel
 frees the lock at once but writes the old mount back for seconds, with the old loop device alive.
-So ``claim`` also waits until no loop device has the file behind it.
+So ``claim`` also waits until the sandbox's old control group is empty and no loop device has the
+file behind it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import os
 import time
 
-from jobs.runner import linux, locks, loop, spawn
+from jobs.runner import cgroup, linux, locks, loop, spawn
 
 LOCK_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
@@ -48,7 +49,7 @@ def claim(data: str, sandbox_id: str, wait_seconds: float = LOCK_WAIT_SECONDS) -
     os.makedirs(os.path.dirname(lock), mode=0o700, exist_ok=True)
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait_seconds
-    while not (locks.try_lock(fd) and not loop.users(image)):
+    while not (locks.try_lock(fd) and cgroup.remove(sandbox_id, 0) and not loop.users(image)):
         if time.monotonic() > deadline:
             os.close(fd)
             raise DiskError("disk busy: an earlier run of this sandbox still holds it")

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobs.runner import cgroup
+from jobs.runner import cgroup, disk
 from tests.support.runner_rig import BUSYBOX, TINI, Rig, eventually
 
 if TYPE_CHECKING:
@@ -104,6 +105,48 @@ def test_a_disk_is_never_attached_twice(rig: Rig) -> None:
     assert rig.stop(A, process)["reason"] == ""
     checked = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
+
+
+@contextmanager
+def process_in_group(root: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold a process in a control group, as one of a predecessor that is slow to die.
+
+    ``root`` is where a unified hierarchy is mounted, or all those of the first version.
+    """
+    hierarchy = root if cgroup.is_v2(root) else f"{root}/pids"
+    directory = Path(hierarchy, cgroup.PARENT, name, "below")
+    directory.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            (directory / "cgroup.procs").write_text(str(process.pid))
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("root", [cgroup.ROOT, f"{cgroup.ROOT}/unified"])
+def test_a_group_counts_as_gone_only_once_it_is_empty(root: str) -> None:
+    if not Path(root).is_dir():
+        pytest.skip("this host has one hierarchy only")
+    with process_in_group(root, A) as process:
+        assert not cgroup.remove(A, 0.05, root)
+        process.kill()
+        process.wait()
+        assert cgroup.remove(A, 5, root)
+    assert not cgroup.directories(A, root)
+
+
+def test_a_disk_waits_for_the_last_process_of_its_sandbox(rig: Rig) -> None:
+    with process_in_group(cgroup.ROOT, A) as predecessor:
+        with pytest.raises(disk.DiskError, match="disk busy"):
+            disk.claim(str(rig.data), A, wait_seconds=0.05)
+        process = rig.start(A)
+        rig.until(A, "assign")
+        with pytest.raises(AssertionError):  # it looks from a pid namespace of its own
+            eventually(lambda: rig.loops() or process.poll() is not None, seconds=0.5)
+        predecessor.kill()
+        rig.until(A, "ready")
+    assert rig.stop(A, process)["reason"] == ""
 
 
 def backing(device: str) -> str:
