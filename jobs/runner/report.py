@@ -41,6 +41,8 @@ class Reporter:
         self._queue: list[dict[str, object]] = []
         self._wake = _thread.allocate_lock()
         self._wake.acquire()
+        self._drained = _thread.allocate_lock()
+        self._drained.acquire()
         self.answers: list[Answer] = []
         self.ready_fd, self._ready = os.pipe()
         _thread.start_new_thread(self._run, ())
@@ -54,8 +56,8 @@ class Reporter:
     def drain(self, wait_seconds: float) -> None:
         """Wait until everything queued is sent, at most ``wait_seconds``."""
         deadline = time.monotonic() + wait_seconds
-        while self._queue and time.monotonic() < deadline:
-            time.sleep(0.002)
+        while self._queue and (left := deadline - time.monotonic()) > 0:
+            self._drained.acquire(timeout=left)  # the first time perhaps for an older queue
 
     def _run(self) -> None:
         while True:
@@ -65,6 +67,8 @@ class Reporter:
                 self.answers.append(self._deliver(report))
                 os.write(self._ready, b"a")
                 self._queue.pop(0)
+            if self._drained.locked():
+                self._drained.release()
 
     def _deliver(self, report: dict[str, object]) -> Answer:
         phase = str(report["phase"])
