@@ -44,7 +44,6 @@ def assignment(sandbox: Sandbox, keys: Iterable[ApiKey], now: datetime) -> dict[
             "block_all": sandbox.network.block_all,
             "allow": _collapsed(sandbox.network.allow),
         },
-        "agent_env": {},
     }
 
 
