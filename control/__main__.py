@@ -64,6 +64,7 @@ async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters
         bundle=(settings.data / "lib" / "agent").resolve(),
         resolvers=name_servers(settings),
         never=[],
+        subnet=settings.subnet,
         memory_reserve=settings.memory_reserve,
         memory_floor_mib=settings.memory_floor_mib,
         disk_overcommit=settings.disk_overcommit,

@@ -15,6 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+_SUBNET_BITS = 24
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -64,6 +66,11 @@ class Settings(BaseSettings):
         default="",
         description="IPv4 addresses of name servers for sandboxes, separated by commas; "
         "default: the host's.",
+    )
+    subnet: str = Field(
+        default="10.201.0.0/16",
+        description="Private IPv4 network for the links to sandboxes, two addresses each; "
+        "nothing else that this machine reaches may be in it.",
     )
     http_proxy: str = Field(default="", description="Proxy URL for HTTP, given to sandboxes.")
     https_proxy: str = Field(default="", description="Proxy URL for HTTPS, given to sandboxes.")
@@ -129,6 +136,20 @@ class Settings(BaseSettings):
         for word in _words(resolvers):
             ipaddress.IPv4Address(word)
         return resolvers
+
+    @field_validator("subnet")
+    @classmethod
+    def _is_private_network(cls, subnet: str) -> str:
+        try:
+            network = ipaddress.IPv4Network(subnet)
+        except ValueError as exc:
+            message = f"{subnet!r} is no IPv4 network; write one like 10.201.0.0/16"
+            raise ValueError(message) from exc
+        if network.prefixlen > _SUBNET_BITS:
+            raise ValueError(f"{network} is too small: take a /{_SUBNET_BITS} or larger")
+        if not any(network.subnet_of(private) for private in _PRIVATE):
+            raise ValueError(f"{network} is not in {', '.join(map(str, _PRIVATE))}")
+        return str(network)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

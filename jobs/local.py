@@ -59,7 +59,7 @@ class NodeSettings:
     bundle: Path
     resolvers: list[str]
     never: list[str]
-    subnet: str = "10.201.0.0/16"
+    subnet: str
     ports: tuple[int, int] = (20000, 31999)
     memory_reserve: float = 0.25
     memory_floor_mib: int = 256

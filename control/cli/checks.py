@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
     yield data_directory(settings.data)
     yield space(settings.data)
     yield memory()
-    yield addresses()
+    yield addresses(ipaddress.IPv4Network(settings.subnet))
     yield from forward_rules()
     yield names(settings.domains[0])
 
@@ -201,16 +201,15 @@ def memory(info: Path = Path("/proc/meminfo")) -> Check:
     return Check("memory", Verdict.WARN, found, "4 GiB are a good start; fewer sandboxes fit")
 
 
-def addresses() -> Check:
+def addresses(subnet: ipaddress.IPv4Network) -> Check:
     """The links to sandboxes have addresses of their own, that nothing else here may have."""
-    from jobs.local import NodeSettings
-
-    (field,) = (field for field in fields(NodeSettings) if field.name == "subnet")
-    subnet = ipaddress.IPv4Network(field.default)
     clashes = clashing_routes(subnet, _output("ip", "-j", "-4", "route", "show", "table", "all"))
     if not clashes:
         return Check("addresses", Verdict.OK, f"{subnet} is free")
-    advice = "what has addresses in it cannot be reached from here while a sandbox has the same"
+    advice = (
+        "what has addresses in it cannot be reached from here while a sandbox has the same; "
+        "choose another network by YURT_SUBNET"
+    )
     inside = any(ipaddress.IPv4Network(route).subnet_of(subnet) for route in clashes)
     verdict = Verdict.FAIL if inside else Verdict.WARN
     found = ", ".join(f"{route} ({device})" for route, device in clashes.items())

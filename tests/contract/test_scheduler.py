@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,7 @@ from control.errors import ConflictError, NoCapacityError
 from jobs.local import LocalScheduler, NodeSettings, run_directories, teardown
 from jobs.runner import cgroup
 from jobs.scheduler import Job
-from tests.support.runner_rig import BUSYBOX, KEY, TINI, Rig, eventually
+from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -36,10 +37,10 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def settings(rig: Rig, memory_reserve: float = 0.25) -> NodeSettings:
+def settings(rig: Rig, memory_reserve: float = 0.25, subnet: str = SUBNET) -> NodeSettings:
     bundle = rig.data / "lib" / "agent"
     return NodeSettings(
-        rig.data, KEY, bundle, [], [], memory_floor_mib=16, memory_reserve=memory_reserve
+        rig.data, KEY, bundle, [], [], subnet, memory_floor_mib=16, memory_reserve=memory_reserve
     )
 
 
@@ -97,6 +98,16 @@ async def test_what_is_not_there_is_stopped_and_forgotten_already(
     await scheduler.stop(MISSING, grace_seconds=1)
     await scheduler.forget(MISSING)
     assert await scheduler.allocation(MISSING) is None
+
+
+async def test_a_sandbox_has_its_address_in_the_subnet_that_was_set(rig: Rig) -> None:
+    async with LocalScheduler(settings(rig, subnet="192.168.77.0/24")) as scheduler:
+        await scheduler.submit(job(rig))
+        await until_ready(rig, A)
+        hosts = await asyncio.to_thread(rig.inside, A, "cat /etc/hosts")
+        await scheduler.stop(A, grace_seconds=20)
+    (address,) = (line.split()[0] for line in hosts.stdout.splitlines() if line.endswith(A))
+    assert ipaddress.IPv4Address(address) in ipaddress.IPv4Network("192.168.77.0/24")
 
 
 async def test_an_end_wakes_whoever_watches(rig: Rig, scheduler: LocalScheduler) -> None:

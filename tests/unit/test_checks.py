@@ -100,6 +100,25 @@ def test_our_own_links_are_no_clash_and_others_are() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("subnet", "verdict"),
+    [
+        ("10.201.0.0/16", Verdict.OK),
+        ("192.168.1.0/24", Verdict.WARN),
+        ("192.168.0.0/16", Verdict.FAIL),
+    ],
+)
+def test_a_clash_of_the_subnet_is_told_with_what_to_set(
+    subnet: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = json.dumps([{"dst": "192.168.0.0/17", "dev": "eth0"}])
+    monkeypatch.setattr(checks, "_output", lambda *_: routes)
+    found = checks.addresses(ipaddress.IPv4Network(subnet))
+    assert found.verdict is verdict
+    assert ("YURT_SUBNET" in found.advice) is (verdict is not Verdict.OK)
+    assert ("192.168.0.0/17 (eth0)" in found.found) is (verdict is not Verdict.OK)
+
+
 def chain(table: str, name: str, **more: str) -> dict[str, object]:
     return {"chain": {"family": "ip", "table": table, "name": name, **more}}
 

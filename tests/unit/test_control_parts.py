@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from control import listen, logs
 from control.api.wire import Sdk, iso
+from control.cli.output import read_settings
 from control.errors import ConflictError, InvalidError, YurtError
 from control.model import DesiredState, State
 from control.resolvers import name_servers
@@ -62,12 +64,31 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         {"resolvers": "::1"},
         {"port": 0},
         {"memory_reserve": 0},
+        {"subnet": "10.201.0.0"},
+        {"subnet": "10.201.0.1/16"},
+        {"subnet": "10.201.0.0/25"},
+        {"subnet": "8.8.0.0/16"},
+        {"subnet": "172.0.0.0/8"},
+        {"subnet": "fd00::/8"},
     ],
     ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
+
+
+def test_a_wrong_subnet_is_refused_by_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong, told in (
+        ("10.201", "YURT_SUBNET: '10.201' is no IPv4 network; write one like 10.201.0.0/16"),
+        ("10.201.0.0/30", "YURT_SUBNET: 10.201.0.0/30 is too small: take a /24 or larger"),
+        ("1.0.0.0/8", "1.0.0.0/8 is not in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"),
+    ):
+        monkeypatch.setenv("YURT_SUBNET", wrong)
+        with pytest.raises(YurtError, match=re.escape(told)):
+            read_settings()
+    monkeypatch.setenv("YURT_SUBNET", "192.168.7.0/24")
+    assert read_settings().subnet == "192.168.7.0/24"
 
 
 def test_listening_beyond_this_machine_takes_a_certificate_or_a_word() -> None:
