@@ -1,4 +1,4 @@
-"""An embedded Traefik: its files below the data directory, its command line, its health.
+"""A Traefik, embedded or of a cluster: its files, its command line, its health.
 
 Who starts it again when it dies is the caller's business (``control.cli.children``).
 """
@@ -20,10 +20,12 @@ import yaml
 
 from traefik.files import FileRegistry
 from traefik.rules import base_configuration, front_configuration
-from traefik.static import Front, static_configuration
+from traefik.static import cluster_configuration, static_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from traefik.static import Cluster, Front
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +75,27 @@ def binary() -> Path:
     return Path(found)
 
 
-def lay_out(layout: Layout, front: Front) -> None:
+def lay_out(layout: Layout, front: Front, cluster: Cluster | None = None) -> None:
     """Write Traefik's configuration; the routes of sandboxes that are there stay."""
     layout.dynamic.mkdir(mode=0o700, parents=True, exist_ok=True)
     FileRegistry(layout.dynamic).mend()
     certificate = front.certificate or _placeholder_certificate(layout)
-    configuration = base_configuration(front.control_port, certificate)
+    configuration = base_configuration(front.control, certificate)
     if front.exposed:
         configuration |= front_configuration(
             list(front.outer), front.web_port, front.connections_per_source
         )
+    static = (
+        cluster_configuration(front, layout.dynamic, cluster)
+        if cluster
+        else static_configuration(front, layout.dynamic)
+    )
     for path, content in (
-        (layout.static, static_configuration(front, layout.dynamic)),
+        (layout.static, static),
         (layout.dynamic / "control.yml", configuration),
     ):
         temporary = layout.directory / f"{path.name}.new"
+        temporary.touch(mode=0o600)  # a token of Consul may be in it
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, width=1000))
         temporary.rename(path)
 

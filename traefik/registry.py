@@ -1,6 +1,6 @@
 """Where a started sandbox is reached: one route each, in a registry that Traefik reads.
 
-Knows no Traefik syntax (``rules``) and no storage (``files``).
+Knows no Traefik syntax (``rules``) and no storage (``files``, ``consul``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RouteRegistry(Protocol):
         When it returns, the route outlives Traefik and control; Traefik follows within a moment.
 
         Raises:
-            UnavailableError: nothing was changed.
+            UnavailableError: it may be there or not; the former one, too.
         """
 
     async def deregister(self, sandbox_id: str) -> None:

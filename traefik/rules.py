@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from traefik.registry import Route
@@ -31,6 +32,14 @@ FLUSH_AT_ONCE = "-1ns"
 # Headers that no application of ours reads but that frameworks behind a preview may believe;
 # Traefik itself rebuilds the X-Forwarded ones and passes these on.
 STRIPPED_HEADERS = ("Forwarded", "X-Original-URL", "X-Rewrite-URL")
+
+# Control answers to its own names only, and this is always one.
+HEALTH_CHECK = {
+    "path": "/api/health",
+    "hostname": "localhost",
+    "interval": "2s",
+    "timeout": "1s",
+}
 
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 _SANDBOX_ID = re.compile(r"[a-z2-7]{26}")
@@ -78,13 +87,39 @@ def sandbox_configuration(route: Route) -> dict[str, Any]:
                     preview_rule(name, route.domain), f"sandbox-{name}", PREVIEW_PRIORITY
                 ),
             },
-            "services": {f"sandbox-{name}": _service(route.address, route.port)},
+            "services": {f"sandbox-{name}": _service([_url(route)])},
         }
     }
 
 
-def base_configuration(control_port: int, certificate: tuple[Path, Path]) -> dict[str, Any]:
-    """Route what no sandbox claims to control on loopback, and name the default certificate.
+def tags(configuration: Mapping[str, Any]) -> list[str]:
+    """Write a dynamic configuration as tags of a Consul service, one for each value.
+
+    A list can have one element there, under the name in singular: ``servers`` is ``server``.
+    """
+    return [f"traefik.{path}={value}" for path, value in _leaves("", configuration)]
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    match value:
+        case dict():
+            for key, below in value.items():
+                yield from _leaves(f"{path}.{key}" if path else key, below)
+        case [below]:
+            yield from _leaves(path.removesuffix("s"), below)
+        case bool():
+            yield path, str(value).lower()
+        case str() | int():
+            yield path, str(value)
+        case _:
+            message = f"{path} has no form as a tag: {value!r}"
+            raise ValueError(message)
+
+
+def base_configuration(control: Sequence[str], certificate: tuple[Path, Path]) -> dict[str, Any]:
+    """Route what no sandbox claims to control, and name the default certificate.
+
+    ``control`` is the URLs of its replicas; of several, those get requests that answer.
 
     The catch-all means that a link works from the moment it exists: control answers for a
     sandbox that is not started. What control serves to runners is not for the outside; the
@@ -102,7 +137,7 @@ def base_configuration(control_port: int, certificate: tuple[Path, Path]) -> dic
                 STRIP: {"headers": {"customRequestHeaders": dict.fromkeys(STRIPPED_HEADERS, "")}}
             },
             "routers": {"control": _router(rule, "control", CATCH_ALL_PRIORITY)},
-            "services": {"control": _service("127.0.0.1", control_port)},
+            "services": {"control": _control(control)},
         },
         "tls": {"stores": {"default": {"defaultCertificate": pair}}},
     }
@@ -154,11 +189,22 @@ def _router(rule: str, service: str, priority: int) -> dict[str, Any]:
     }
 
 
-def _service(address: str, port: int) -> dict[str, Any]:
-    host = f"[{address}]" if ":" in address else address
+def _url(route: Route) -> str:
+    host = f"[{route.address}]" if ":" in route.address else route.address
+    return f"http://{host}:{route.port}"
+
+
+def _control(urls: Sequence[str]) -> dict[str, Any]:
+    service = _service(urls)
+    if len(urls) > 1:
+        service["loadBalancer"]["healthCheck"] = HEALTH_CHECK
+    return service
+
+
+def _service(urls: Sequence[str]) -> dict[str, Any]:
     return {
         "loadBalancer": {
-            "servers": [{"url": f"http://{host}:{port}"}],
+            "servers": [{"url": url} for url in urls],
             "passHostHeader": True,
             "responseForwarding": {"flushInterval": FLUSH_AT_ONCE},
         }

@@ -11,6 +11,8 @@ from traefik.rules import STRIP
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from traefik.consul import ConsulSettings
+
 # Traefik waits this long between two changes; its own default of 2 s would be felt at each create.
 THROTTLE = "5ms"
 
@@ -21,10 +23,12 @@ DIAL = "2s"
 
 MAX_HEADER_BYTES = 32768
 
+ACME_RESOLVER = "dns"
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What one Traefik listens on and who is behind it.
+    """What one Traefik listens on and who is behind it: the URLs of ``control``.
 
     ``internal_port`` answers health checks on loopback. ``web_port`` is used only when one of
     the addresses in ``listen`` is reachable from other machines: connections are then counted
@@ -33,7 +37,7 @@ class Front:
 
     listen: tuple[str, ...]
     port: int
-    control_port: int
+    control: tuple[str, ...]
     internal_port: int
     web_port: int
     certificate: tuple[Path, Path] | None = None
@@ -54,11 +58,94 @@ class Front:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Acme:
+    """Certificates made on demand, proven by records in the DNS.
+
+    ``provider`` is Traefik's name for who serves the DNS; what that one wants to know is in
+    Traefik's environment. Each of ``domains`` is certified with all names one level below it.
+    Only one Traefik can use a ``storage``: several of them need a given certificate.
+    """
+
+    email: str
+    provider: str
+    domains: tuple[str, ...]
+    storage: Path
+    server: str = "https://acme-v02.api.letsencrypt.org/directory"
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """What an entry point says of it."""
+        names = [{"main": domain, "sans": [f"*.{domain}"]} for domain in self.domains]
+        return {"certResolver": ACME_RESOLVER, "domains": names}
+
+    @property
+    def resolver(self) -> dict[str, Any]:
+        """What the static configuration says of it."""
+        return {
+            "acme": {
+                "email": self.email,
+                "storage": str(self.storage),
+                "caServer": self.server,
+                "dnsChallenge": {"provider": self.provider},
+            }
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a Traefik of a cluster knows beyond ``Front``: where routes are, who certifies it."""
+
+    consul: ConsulSettings
+    acme: Acme | None = None
+
+
+def cluster_configuration(
+    front: Front, dynamic_directory: Path, cluster: Cluster
+) -> dict[str, Any]:
+    """Describe the same as ``static_configuration``, with the routes in Consul's catalog.
+
+    The directory keeps what belongs to no sandbox. Traefik learns at once of a change, but
+    after a time without Consul it asks again after 5 s, and ever later, up to 3 minutes.
+    """
+    acme = cluster.acme
+    configuration = _static(front, dynamic_directory, acme.tls if acme else _given_tls(front))
+    configuration["providers"]["consulCatalog"] = {
+        "watch": True,
+        "exposedByDefault": False,
+        "constraints": f"Tag(`{cluster.consul.tag}`)",
+        "endpoint": _endpoint(cluster.consul),
+    }
+    if acme:
+        configuration["certificatesResolvers"] = {ACME_RESOLVER: acme.resolver}
+    return configuration
+
+
+def _endpoint(consul: ConsulSettings) -> dict[str, Any]:
+    scheme, host, port = consul.endpoint
+    endpoint: dict[str, Any] = {"address": f"{host}:{port}", "scheme": scheme}
+    if consul.token:
+        endpoint["token"] = consul.token
+    files = {"ca": consul.ca, "cert": consul.cert, "key": consul.key}
+    if given := {name: str(path) for name, path in files.items() if path}:
+        endpoint["tls"] = given
+    return endpoint
+
+
 def static_configuration(front: Front, dynamic_directory: Path) -> dict[str, Any]:
     """Describe entry points, health check, providers and time-outs.
 
     No dashboard, no access log (preview URLs carry tokens), no calls home.
     """
+    return _static(front, dynamic_directory, _given_tls(front))
+
+
+def _given_tls(front: Front) -> dict[str, Any] | None:
+    """Give what an entry point says when its certificate is the default one."""
+    return {} if front.certificate else None
+
+
+def _static(front: Front, dynamic_directory: Path, tls: dict[str, Any] | None) -> dict[str, Any]:
     internal = {
         "address": f"127.0.0.1:{front.internal_port}",
         "http": {"aliasHeadersStrategy": "reject"},
@@ -66,12 +153,12 @@ def static_configuration(front: Front, dynamic_directory: Path) -> dict[str, Any
     entry_points: dict[str, Any] = {"internal": internal}
     if front.exposed:
         entry_points |= {name: {"address": address} for name, address in front.outer.items()}
-        web = _web(f"127.0.0.1:{front.web_port}", front.certificate)
+        web = _web(f"127.0.0.1:{front.web_port}", tls)
         web["proxyProtocol"] = {"trustedIPs": ["127.0.0.1/32"]}
         entry_points["web"] = web
     else:
         for name, address in front.outer.items():
-            entry_points[name] = _web(address, front.certificate)
+            entry_points[name] = _web(address, tls)
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN", "format": "json"},
@@ -88,7 +175,7 @@ def static_configuration(front: Front, dynamic_directory: Path) -> dict[str, Any
     }
 
 
-def _web(address: str, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
+def _web(address: str, tls: dict[str, Any] | None) -> dict[str, Any]:
     http: dict[str, Any] = {
         "middlewares": [f"{STRIP}@file"],
         # An application in a sandbox gets the path that was asked for. The switch is for all of
@@ -109,8 +196,8 @@ def _web(address: str, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
             "allowEncodedHash": True,
         },
     }
-    if certificate is not None:
-        http["tls"] = {}
+    if tls is not None:
+        http["tls"] = tls
     return {
         "address": address,
         "asDefault": True,

@@ -161,7 +161,7 @@ class _Gateway:
         self._front = Front(
             listen=listen_addresses(settings),
             port=settings.port,
-            control_port=_read_port(settings.port_path) or 0,
+            control=_control_urls(settings),
             internal_port=internal,
             web_port=web,
             certificate=certificate,
@@ -172,10 +172,16 @@ class _Gateway:
     async def follow_control(self) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
-            port = _read_port(self._settings.port_path)
-            if self._front and port and port != self._front.control_port:
-                self._front = replace(self._front, control_port=port)
+            control = _control_urls(self._settings)
+            if self._front and control and control != self._front.control:
+                self._front = replace(self._front, control=control)
                 await asyncio.to_thread(traefik.lay_out, self._layout, self._front)
+
+
+def _control_urls(settings: Settings) -> tuple[str, ...]:
+    """Give where control listens; nothing while that is not known, which Traefik answers 503."""
+    port = _read_port(settings.port_path)
+    return (f"http://127.0.0.1:{port}",) if port else ()
 
 
 def _control(settings: Settings) -> Program:

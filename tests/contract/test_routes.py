@@ -1,15 +1,12 @@
-"""``RouteRegistry``, memory and files alike; and what a real Traefik makes of the files."""
+"""``RouteRegistry``, in memory, files and Consul alike; and what a real Traefik makes of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import socket
 import struct
-import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -17,11 +14,12 @@ import pytest
 import websockets
 
 from control.errors import UnavailableError
-from traefik import process
+from tests.support.consul import Consul, of_its_own, running
+from tests.support.edge import Backend, Edge, close, edge_over, front_of, traefik
+from traefik.consul import ConsulRegistry
 from traefik.files import FileRegistry
 from traefik.memory import MemoryRegistry
 from traefik.registry import Route
-from traefik.static import Front
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -29,7 +27,10 @@ if TYPE_CHECKING:
 
     from traefik.registry import RouteRegistry
 
-pytestmark = pytest.mark.contract
+EVERY_REAL = [
+    pytest.param("files", marks=pytest.mark.contract),
+    pytest.param("consul", marks=pytest.mark.cluster),
+]
 
 A = "a" * 26
 B = "a" * 25 + "b"
@@ -40,13 +41,25 @@ def route(sandbox_id: str = A, port: int = 23001) -> Route:
     return Route(sandbox_id, generation=1, address="127.0.0.1", port=port, domain="localhost")
 
 
-@pytest.fixture(params=["memory", "files"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> RouteRegistry:
-    if request.param == "memory":
-        return MemoryRegistry()
-    directory = tmp_path / "dynamic"
-    directory.mkdir()
-    return FileRegistry(directory)
+@pytest.fixture(scope="module")
+def consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
+    with running(Consul(tmp_path_factory.mktemp("consul"))) as server:
+        yield server
+
+
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.contract), *EVERY_REAL])
+async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RouteRegistry]:
+    match request.param:
+        case "memory":
+            yield MemoryRegistry()
+        case "files":
+            directory = tmp_path / "dynamic"
+            directory.mkdir()
+            yield FileRegistry(directory)
+        case _:
+            settings = of_its_own(request.getfixturevalue("consul"))
+            async with ConsulRegistry(settings) as registry:
+                yield registry
 
 
 async def test_what_is_registered_is_listed(registry: RouteRegistry) -> None:
@@ -69,6 +82,21 @@ async def test_removing_what_is_not_there_succeeds(registry: RouteRegistry) -> N
     assert await registry.routes() == []
 
 
+@pytest.mark.parametrize("bad", ["", "short", "../../etc/passwd", A.upper()])
+async def test_what_is_not_a_sandbox_id_is_neither_written_nor_removed(
+    registry: RouteRegistry, bad: str
+) -> None:
+    if isinstance(registry, MemoryRegistry):
+        return
+    await registry.register(route(A))
+    with pytest.raises(ValueError, match="not a sandbox id"):
+        await registry.register(route(bad))
+    with pytest.raises(ValueError, match="not a sandbox id"):
+        await registry.deregister(bad)
+    assert await registry.routes() == [route(A)]
+
+
+@pytest.mark.contract
 async def test_a_list_that_would_not_be_complete_raises(tmp_path: Path) -> None:
     directory = tmp_path / "dynamic"
     directory.mkdir()
@@ -79,6 +107,7 @@ async def test_a_list_that_would_not_be_complete_raises(tmp_path: Path) -> None:
         await registry.routes()
 
 
+@pytest.mark.contract
 async def test_a_directory_that_is_gone_raises_instead_of_forgetting(tmp_path: Path) -> None:
     registry = FileRegistry(tmp_path / "missing" / "dynamic")
     with pytest.raises(UnavailableError):
@@ -87,6 +116,7 @@ async def test_a_directory_that_is_gone_raises_instead_of_forgetting(tmp_path: P
         await registry.routes()
 
 
+@pytest.mark.contract
 async def test_mending_removes_torn_routes_only(tmp_path: Path) -> None:
     directory = tmp_path / "dynamic"
     directory.mkdir()
@@ -104,153 +134,17 @@ async def test_mending_removes_torn_routes_only(tmp_path: Path) -> None:
 # From here on: a real Traefik.
 
 
-async def close(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
-class Backend:
-    """A server that answers with its name and the head that reached it, byte for byte."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.port = 0
-        self.uploaded = asyncio.Queue[int]()
-        self._server: asyncio.Server | None = None
-        self._serving = set[asyncio.Task[None]]()
-
-    async def __aenter__(self) -> Backend:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        with contextlib.suppress(
-            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
-        ):
-            while True:
-                await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer)
-        await close(writer)
-
-    async def _answer(
-        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        lines = head.decode("latin-1").split("\r\n")
-        headers = {
-            name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])
-        }
-        if lines[0].startswith("GET /ticks"):
-            await self._tick(writer)
-            return
-        remaining = int(headers.get("content-length", 0))
-        while remaining:
-            chunk = await reader.read(min(remaining, 65536))
-            remaining -= len(chunk)
-            self.uploaded.put_nowait(len(chunk))
-        body = json.dumps({"backend": self.name, "line": lines[0], "headers": headers}).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        await writer.drain()
-
-    async def _tick(self, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(3):
-            writer.write(b"5\r\ntick\n\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.3)
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A running Traefik with control behind it."""
-
-    front: Front
-    registry: FileRegistry
-    control: Backend
-    client: httpx.AsyncClient
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.front.port}"
-
-    async def get(self, path: str, host: str = "localhost") -> httpx.Response:
-        return await self.client.get(self.url + path, headers={"host": host})
-
-    async def raw(self, request: bytes) -> bytes:
-        """Send bytes as they are and read the answer to the end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port)
-        writer.write(request)
-        answer = await reader.read()
-        await close(writer)
-        return answer
-
-    async def line(self, target: str, host: str = "localhost") -> str:
-        """Tell the request line that reached the backend for a request target sent raw."""
-        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        answer = await self.raw(head.encode())
-        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["line"])
-
-    async def backend(self, path: str, host: str = "localhost") -> str:
-        return str((await self.get(path, host)).json()["backend"])
-
-    async def live(self, path: str, backend: str, host: str = "localhost") -> float:
-        """Wait until a path is answered by ``backend``; tell after how many seconds it was."""
-        begin = time.perf_counter()
-        while time.perf_counter() - begin < 5:
-            answer = await self.get(path, host)
-            if answer.status_code == 200 and answer.json()["backend"] == backend:
-                return time.perf_counter() - begin
-            await asyncio.sleep(0.002)
-        message = f"{path} on {host} is not answered by {backend}"
-        raise AssertionError(message)
-
-
-@contextlib.contextmanager
-def traefik(directory: Path, front: Front) -> Iterator[FileRegistry]:
-    layout = process.Layout(directory)
-    process.lay_out(layout, front)
-    command = process.command(layout, front.port)
-    with subprocess.Popen(command, env=process.environment()) as child:
-        try:
-            deadline = time.monotonic() + 10
-            while not process.is_ready(front.internal_port):
-                assert child.poll() is None, "Traefik ended"
-                assert time.monotonic() < deadline, "Traefik does not answer"
-                time.sleep(0.02)
-            yield FileRegistry(layout.dynamic)
-        finally:
-            child.kill()
-
-
-@pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
-    async with Backend("control") as control:
-        port, internal, web = process.free_ports(3)
-        front = Front(
-            listen=("127.0.0.1",),
-            port=port,
-            control_port=control.port,
-            internal_port=internal,
-            web_port=web,
-        )
-        async with httpx.AsyncClient(trust_env=False) as client:
-            with traefik(tmp_path, front) as registry:
-                running = Edge(front, registry, control, client)
-                await running.live("/", "control")
-                yield running
+@pytest.fixture(params=EVERY_REAL)
+async def edge(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Edge]:
+    if request.param == "files":
+        async with edge_over(tmp_path) as running:
+            yield running
+        return
+    async with (
+        ConsulRegistry(of_its_own(request.getfixturevalue("consul"))) as registry,
+        edge_over(tmp_path, registry) as running,
+    ):
+        yield running
 
 
 async def test_a_route_is_live_within_a_second_and_gone_when_removed(edge: Edge) -> None:
@@ -295,6 +189,29 @@ async def test_a_toolbox_path_on_a_preview_host_belongs_to_the_application(edge:
         await edge.registry.register(route(B, gate_b.port))
         await edge.live(f"/toolbox/{B}/files", "gate b")
         assert await edge.backend(f"/toolbox/{B}/files", f"3000-{A}.localhost") == "gate a"
+
+
+async def test_a_port_that_another_sandbox_takes_over_is_no_longer_the_first_ones(
+    edge: Edge,
+) -> None:
+    async with Backend("gate") as gate:
+        await edge.registry.register(route(A, gate.port))
+        await edge.live(f"/toolbox/{A}", "gate")
+        await edge.registry.deregister(A)
+        await edge.registry.register(route(B, gate.port))
+        await edge.live(f"/toolbox/{B}", "gate")
+        await edge.live(f"/toolbox/{A}", "control")
+
+
+async def test_two_hundred_quick_changes_end_as_the_last_of_them_say(edge: Edge) -> None:
+    ids = [f"{'a' * 24}{first}{second}" for first in "bcdefghijk" for second in "bcdefghijk"]
+    async with Backend("gate") as gate:
+        await asyncio.gather(*(edge.registry.register(route(one, gate.port)) for one in ids))
+        kept = ids[::10]
+        await asyncio.gather(*(edge.registry.deregister(one) for one in set(ids) - set(kept)))
+        for one in ids:
+            await edge.live(f"/toolbox/{one}", "gate" if one in kept else "control")
+    assert {one.sandbox_id for one in await edge.registry.routes()} == set(kept)
 
 
 async def test_overwriting_moves_a_sandbox(edge: Edge) -> None:
@@ -398,23 +315,16 @@ async def eventually_connected(url: str) -> websockets.ClientConnection:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.contract
 async def test_beyond_loopback_one_source_cannot_hold_all_connections(tmp_path: Path) -> None:
     async with Backend("control") as control, httpx.AsyncClient(trust_env=False) as client:
-        port, internal, web = process.free_ports(3)
-        front = Front(
-            listen=("0.0.0.0",),
-            port=port,
-            control_port=control.port,
-            internal_port=internal,
-            web_port=web,
-            connections_per_source=4,
-        )
-        with traefik(tmp_path, front) as registry:
-            edge = Edge(front, registry, control, client)
+        front = replace(front_of(control), listen=("0.0.0.0",), connections_per_source=4)
+        with traefik(tmp_path, front) as layout:
+            edge = Edge(front, FileRegistry(layout.dynamic), control, client)
             await edge.live("/", "control")
             assert (await edge.get("/")).json()["headers"]["x-forwarded-for"] == "127.0.0.1"
             await client.aclose()
-            half_sent = [half_a_request("127.0.0.1", port) for _ in range(5)]
+            half_sent = [half_a_request("127.0.0.1", front.port) for _ in range(5)]
             await asyncio.sleep(0.3)
             with pytest.raises(httpx.TransportError):
                 await asyncio.to_thread(httpx.get, edge.url, trust_env=False)

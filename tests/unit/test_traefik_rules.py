@@ -58,7 +58,7 @@ def test_a_sandbox_has_a_toolbox_and_a_preview_router_to_its_gate() -> None:
 
 
 def test_the_catch_all_leads_to_control_but_never_to_its_internal_paths() -> None:
-    assert base_configuration(8123, (Path("/c.pem"), Path("/k.pem"))) == {
+    assert base_configuration(["http://127.0.0.1:8123"], (Path("/c.pem"), Path("/k.pem"))) == {
         "http": {
             "middlewares": {
                 "strip": {
@@ -145,9 +145,7 @@ WEB_TRANSPORT = {
 
 
 def test_on_loopback_clients_connect_to_the_web_entry_points_directly() -> None:
-    front = Front(
-        listen=("127.0.0.1", "::1"), port=9878, control_port=1, internal_port=2, web_port=3
-    )
+    front = Front(listen=("127.0.0.1", "::1"), port=9878, control=(), internal_port=2, web_port=3)
     assert static_configuration(front, Path("/d/dynamic")) == {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "WARN", "format": "json"},
@@ -182,7 +180,7 @@ def test_beyond_loopback_a_counting_front_stands_before_the_web_entry_point() ->
     front = Front(
         listen=("0.0.0.0",),
         port=443,
-        control_port=1,
+        control=(),
         internal_port=2,
         web_port=3,
         certificate=(Path("/c.pem"), Path("/k.pem")),
