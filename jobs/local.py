@@ -20,14 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from control.errors import ConflictError, NoCapacityError, UnavailableError
+from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
 from jobs.installed import install_runner, interpreter
 from jobs.runner import locks
 from jobs.runner.channel import connect_unix
-from jobs.scheduler import Allocation, Exit, Job
+from jobs.scheduler import Allocation, Exit, Job, NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
 NODE = "local"
 GATE_ADDRESS = "127.0.0.1"
@@ -140,7 +140,7 @@ class LocalScheduler:
         except FileNotFoundError:
             shutil.rmtree(directory)  # submit had not come further than the directory
             return
-        job = Job(**{name: spec[name] for name in Job.__slots__})
+        job = Job(**{name: spec[name] for name in Job.__slots__ if name in spec})
         self._follow(_Run(job, spec["port"], directory))
 
     def _follow(self, run: _Run) -> None:
@@ -165,8 +165,8 @@ class LocalScheduler:
         run.ended.set()
         self._changes.put_nowait(run.job.sandbox_id)
 
-    async def submit(self, job: Job) -> Allocation:
-        """See ``Scheduler.submit``."""
+    async def submit(self, job: Job, *, avoid: Collection[str] = ()) -> Allocation:
+        """See ``Scheduler.submit``; it sees itself how much room the disks leave."""
         async with self._submitting:
             run = self._runs.get(job.sandbox_id)
             if run and run.job.generation == job.generation:
@@ -182,10 +182,12 @@ class LocalScheduler:
     async def _require_room(self, job: Job) -> None:
         """Refuse what would take memory or disk that others were promised."""
         settings = self._settings
+        if self._cordon.exists():
+            raise NoCapacityError(f"no room: node {NODE} is cordoned; uncordon it")
         memory = _memory_mib()
         reserve = settings.memory_reserve
         running = [r.job for r in self._runs.values() if not r.ended.is_set()]
-        reserved = sum(other.memory_mib for other in running) * reserve
+        reserved = self._reserved_mib()
         wanted = job.memory_mib * reserve
         if reserved + wanted + settings.memory_floor_mib > memory["MemTotal"]:
             raise NoCapacityError(
@@ -282,9 +284,47 @@ class LocalScheduler:
         while True:
             yield await self._changes.get()
 
-    async def work(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def work(
+        self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
+    ) -> dict[str, Any]:
         """See ``Scheduler.work``."""
+        if node not in {"", NODE}:
+            raise UnavailableError(f"{verb} cannot be done on {node}: there is only node {NODE}")
         return await self._verb(verb, {"data": str(self._settings.data), **arguments})
+
+    async def nodes(self) -> list[NodeStatus]:
+        """See ``Scheduler.nodes``: there is this machine."""
+        settings = self._settings
+        disks = await asyncio.to_thread(_disk_room, settings.data, settings.disk_overcommit)
+        status = NodeStatus(
+            name=NODE,
+            address=GATE_ADDRESS,
+            is_ready=True,
+            is_cordoned=self._cordon.exists(),
+            node_class="",
+            version="",
+            memory_mib=_memory_mib()["MemTotal"],
+            memory_reserved_mib=round(self._reserved_mib()),
+            disk_mib=int(disks.free + sum(disks.limits.values())) // MIB,
+        )
+        return [status]
+
+    async def cordon(self, node: str, *, on: bool) -> None:
+        """See ``Scheduler.cordon``; it holds over restarts."""
+        if node != NODE:
+            raise NotFoundError(f"no such node: {node} (there is only {NODE})")
+        if on:
+            self._cordon.touch(mode=0o600)
+        else:
+            self._cordon.unlink(missing_ok=True)
+
+    @property
+    def _cordon(self) -> Path:
+        return self._settings.data / "cordoned"
+
+    def _reserved_mib(self) -> float:
+        running = [run.job for run in self._runs.values() if not run.ended.is_set()]
+        return sum(job.memory_mib for job in running) * self._settings.memory_reserve
 
     async def _verb(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return await run_verb(self._runner, verb, arguments)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from control.errors import ConflictError, NoCapacityError, UnavailableError
-from jobs.scheduler import Allocation, Exit
+from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
+from jobs.scheduler import Allocation, Exit, NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from jobs.scheduler import Job
 
@@ -34,6 +34,8 @@ class MemoryScheduler:
         on_stop: called with the id of each job that is to stop; ends it by ``end``, or does not,
             and then it is killed. Without it every job ends as asked.
         disks: the sandboxes that have a disk.
+        lost: the nodes that it cannot reach; their jobs go on.
+        cordoned: the nodes that get no more jobs.
     """
 
     def __init__(
@@ -48,15 +50,17 @@ class MemoryScheduler:
         self.is_hanging = False
         self.on_submit, self.on_stop = on_submit, on_stop
         self.disks: set[str] = set()
+        self.lost: set[str] = set()
+        self.cordoned: set[str] = set()
         self.jobs: dict[str, Job] = {}
         self._allocations: dict[str, Allocation] = {}
         self._changes: asyncio.Queue[str] = asyncio.Queue()
         self._placed = 0
 
-    async def submit(self, job: Job) -> Allocation:
+    async def submit(self, job: Job, *, avoid: Collection[str] = ()) -> Allocation:
         """See ``Scheduler.submit``."""
         await self._reach()
-        there = self._allocations.get(job.sandbox_id)
+        there = self._seen(job.sandbox_id)
         if there is not None and there.generation == job.generation:
             return there
         if there is not None and there.running:
@@ -64,6 +68,7 @@ class MemoryScheduler:
         running = sum(allocation.running for allocation in self._allocations.values())
         if self.most is not None and running >= self.most:
             raise NoCapacityError(f"no room: {running} sandboxes run; stop or delete some")
+        self._require_node(job, avoid)
         port = _FIRST_PORT + self._placed
         self._placed += 1
         placed = Allocation(job.sandbox_id, job.generation, NODE, _ADDRESS, port, True, None)
@@ -77,6 +82,9 @@ class MemoryScheduler:
     async def stop(self, sandbox_id: str, *, grace_seconds: float) -> None:
         """See ``Scheduler.stop``; the grace is nothing here."""
         await self._reach()
+        there = self._seen(sandbox_id)
+        if there is not None and there.running and not there.reachable:
+            raise UnavailableError(f"node {there.node} is lost: its jobs end when it is back")
         if self.on_stop is None:
             self.end(sandbox_id, "", phase="stopping")
             return
@@ -86,12 +94,12 @@ class MemoryScheduler:
     async def allocation(self, sandbox_id: str) -> Allocation | None:
         """See ``Scheduler.allocation``."""
         await self._reach()
-        return self._allocations.get(sandbox_id)
+        return self._seen(sandbox_id)
 
     async def allocations(self) -> list[Allocation]:
         """See ``Scheduler.allocations``."""
         await self._reach()
-        return list(self._allocations.values())
+        return [there for name in self._allocations if (there := self._seen(name)) is not None]
 
     async def forget(self, sandbox_id: str) -> None:
         """See ``Scheduler.forget``."""
@@ -107,9 +115,13 @@ class MemoryScheduler:
         while True:
             yield await self._changes.get()
 
-    async def work(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def work(
+        self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
+    ) -> dict[str, Any]:
         """See ``Scheduler.work``; only ``remove-disk`` does anything."""
         await self._reach()
+        if node in self.lost:
+            raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
         if verb == "remove-disk":
             sandbox_id = str(arguments["sandbox_id"])
             there = self._allocations.get(sandbox_id)
@@ -117,6 +129,36 @@ class MemoryScheduler:
                 raise UnavailableError(f"remove-disk failed: the disk of {sandbox_id} is in use")
             self.disks.discard(sandbox_id)
         return {}
+
+    async def nodes(self) -> list[NodeStatus]:
+        """See ``Scheduler.nodes``: there is one."""
+        await self._reach()
+        is_ready, is_cordoned = NODE not in self.lost, NODE in self.cordoned
+        return [NodeStatus(NODE, _ADDRESS, is_ready, is_cordoned, "", "", 0, 0)]
+
+    async def cordon(self, node: str, *, on: bool) -> None:
+        """See ``Scheduler.cordon``."""
+        await self._reach()
+        if node != NODE:
+            raise NotFoundError(f"no such node: {node}")
+        (self.cordoned.add if on else self.cordoned.discard)(node)
+
+    def _seen(self, sandbox_id: str) -> Allocation | None:
+        """What is there, as it looks from here: on a lost node it is out of reach."""
+        there = self._allocations.get(sandbox_id)
+        if there is None or not there.running:
+            return there
+        return replace(there, reachable=there.node not in self.lost)
+
+    def _require_node(self, job: Job, avoid: Collection[str]) -> None:
+        if job.node not in {"", NODE}:
+            raise NoCapacityError(f"no room: there is no node {job.node}, where the disk is")
+        if NODE in self.lost:
+            raise NoCapacityError(f"no room: node {NODE} is lost")
+        if NODE in self.cordoned:
+            raise NoCapacityError(f"no room: node {NODE} is cordoned; uncordon it")
+        if NODE in avoid:
+            raise NoCapacityError(f"no room: the disks on node {NODE} leave no room for another")
 
     def end(self, sandbox_id: str, reason: str, *, code: int = 0, phase: str = "ready") -> None:
         """End a job as its runner would; one that has ended stays as it is."""

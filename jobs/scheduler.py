@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
     from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a runner is told before its assignment: no secret, and nothing that may change later."""
+    """What a runner is told before its assignment: no secret, and nothing that may change later.
+
+    ``node`` is where the sandbox's disk is, and the only place where it may start; empty before
+    the first start.
+    """
 
     sandbox_id: str
     generation: int
@@ -26,6 +30,7 @@ class Job:
     pids: int
     domain: str
     control_url: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,11 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Where a job is, by the scheduler's word; its gate listens on ``address:port``."""
+    """Where a job is, by the scheduler's word; its gate listens on ``address:port``.
+
+    While the scheduler has lost its node it is not ``reachable``: it may run all the same, and
+    counts as running. One that waits for a place has no ``node`` yet.
+    """
 
     sandbox_id: str
     generation: int
@@ -53,13 +62,36 @@ class Allocation:
     port: int
     running: bool
     exit: Exit | None
+    reachable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A machine that may run jobs, by the scheduler's word.
+
+    ``version`` is the scheduler's own on that node. The disks' share of it is what the limits of
+    all disks there may sum up to.
+    """
+
+    name: str
+    address: str
+    is_ready: bool
+    is_cordoned: bool
+    node_class: str
+    version: str
+    memory_mib: int
+    memory_reserved_mib: int
+    disk_mib: int = 0
 
 
 class Scheduler(Protocol):
     """Runs jobs, at most one per sandbox."""
 
-    async def submit(self, job: Job) -> Allocation:
+    async def submit(self, job: Job, *, avoid: Collection[str] = ()) -> Allocation:
         """Place and start a job; asked again for the same generation it returns what is there.
+
+        A scheduler counts the disks of what runs; ``avoid`` names the nodes where those that
+        stopped leave no room for a new one.
 
         Raises:
             NoCapacityError: no node has room; nothing was started.
@@ -72,6 +104,9 @@ class Scheduler(Protocol):
         """End a job and return when it is over; a job that is not there counts as over.
 
         It is asked to unmount first and killed after ``grace_seconds``.
+
+        Raises:
+            UnavailableError: nobody can tell whether it is over, as when its node is lost.
         """
         ...
 
@@ -95,10 +130,27 @@ class Scheduler(Protocol):
         """Yield ids whose allocation may have changed: a hint to look, never the truth."""
         ...
 
-    async def work(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one of the runner's other verbs on the node concerned, and return its result.
+    async def work(
+        self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
+    ) -> dict[str, Any]:
+        """Run one of the runner's other verbs on a node, by default on any, and return its result.
 
         Verbs: ``remove-disk`` (``sandbox_id``), ``fetch-image`` (``image_id``), ``sweep``,
         ``inventory``.
+
+        Raises:
+            UnavailableError: it failed, or the node cannot run it now; the text says which.
+        """
+        ...
+
+    async def nodes(self) -> list[NodeStatus]:
+        """List every node that jobs may be placed on, also lost ones: complete, or it raises."""
+        ...
+
+    async def cordon(self, node: str, *, on: bool) -> None:
+        """Place nothing more on a node, or do so again; what runs there goes on.
+
+        Raises:
+            NotFoundError: there is no such node.
         """
         ...

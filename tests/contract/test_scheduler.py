@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from control.errors import ConflictError, NoCapacityError
-from jobs.local import LocalScheduler, NodeSettings, run_directories, teardown
+from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
+from jobs.local import NODE, LocalScheduler, NodeSettings, run_directories, teardown
 from jobs.runner import cgroup
 from jobs.scheduler import Job
 from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
@@ -213,6 +213,24 @@ async def test_a_verb_works_and_a_failing_one_says_why(rig: Rig, scheduler: Loca
     assert after["disks"] == {}
     with pytest.raises(Exception, match="image"):
         await scheduler.work("fetch-image", {"image_id": "missing"})
+
+
+async def test_a_cordoned_node_gets_no_more_jobs_until_it_is_uncordoned(
+    rig: Rig, scheduler: LocalScheduler
+) -> None:
+    await scheduler.cordon(NODE, on=True)
+    (node,) = await scheduler.nodes()
+    assert (node.name, node.is_ready, node.is_cordoned) == (NODE, True, True)
+    with pytest.raises(NoCapacityError, match="cordoned"):
+        await scheduler.submit(job(rig))
+    await scheduler.cordon(NODE, on=False)
+    await scheduler.submit(job(rig))
+    (node,) = await scheduler.nodes()
+    assert node.memory_reserved_mib == 16
+    with pytest.raises(NotFoundError):
+        await scheduler.cordon("other", on=True)
+    with pytest.raises(UnavailableError, match="other"):
+        await scheduler.work("inventory", {}, node="other")
 
 
 async def test_teardown_leaves_no_runner_rule_or_group(rig: Rig) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from control.errors import ConflictError, NoCapacityError, UnavailableError
-from jobs.memory import MemoryScheduler
+from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
+from jobs.memory import NODE, MemoryScheduler
 from jobs.scheduler import Job
 
 if TYPE_CHECKING:
@@ -75,3 +75,35 @@ async def test_it_can_be_full_away_or_hanging() -> None:
     scheduler.is_hanging = True
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(scheduler.allocations(), 0.01)
+
+
+async def test_what_is_on_a_lost_node_may_run_and_is_not_stopped() -> None:
+    scheduler = MemoryScheduler()
+    placed = await scheduler.submit(replace(JOB, node=NODE))
+    scheduler.lost.add(NODE)
+    assert await scheduler.allocations() == [replace(placed, reachable=False)]
+    with pytest.raises(UnavailableError, match="lost"):
+        await scheduler.stop(JOB.sandbox_id, grace_seconds=1)
+    with pytest.raises(UnavailableError, match="lost"):
+        await scheduler.work("remove-disk", {"sandbox_id": JOB.sandbox_id}, node=NODE)
+    with pytest.raises(NoCapacityError, match="lost"):
+        await scheduler.submit(replace(JOB, sandbox_id="b" * 26))
+    scheduler.lost.clear()
+    assert await scheduler.allocation(JOB.sandbox_id) == placed
+
+
+async def test_nothing_is_placed_on_a_cordoned_or_avoided_or_unknown_node() -> None:
+    scheduler = MemoryScheduler()
+    await scheduler.cordon(NODE, on=True)
+    (node,) = await scheduler.nodes()
+    assert (node.name, node.is_ready, node.is_cordoned) == (NODE, True, True)
+    with pytest.raises(NoCapacityError, match="cordoned"):
+        await scheduler.submit(JOB)
+    await scheduler.cordon(NODE, on=False)
+    with pytest.raises(NoCapacityError, match="leave no room"):
+        await scheduler.submit(JOB, avoid=[NODE])
+    with pytest.raises(NoCapacityError, match="other"):
+        await scheduler.submit(replace(JOB, node="other"))
+    with pytest.raises(NotFoundError):
+        await scheduler.cordon("other", on=True)
+    assert await scheduler.allocations() == []
