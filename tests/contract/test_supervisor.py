@@ -24,7 +24,7 @@ from control.cli.children import (
 )
 from control.errors import ConflictError
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 
 def spawn(code: str, *arguments: str) -> subprocess.Popen[str]:

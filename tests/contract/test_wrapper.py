@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 ROOT = Path(__file__).parents[2]
 TOOLS = "bash cat chmod dirname flock id ln mkdir mktemp readlink rm sha256sum sleep tail uname"
