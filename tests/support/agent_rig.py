@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -162,11 +163,23 @@ class AgentRig:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
+    def _pipes(self) -> set[Path]:
+        """Return the directory of its commands' pipes, while a command has them open."""
+        opened = set[Path]()
+        for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                opened.add(descriptor.readlink().parent)
+        return {directory for directory in opened if directory.name.startswith(".yurt-")}
+
     def close(self) -> None:
-        """End it in every case."""
+        """End it in every case; a killed one cannot tidy up, so that is done for it."""
+        left = set[Path]()
         if self.process.poll() is None:
+            left = self._pipes()
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(SECONDS)
+        for directory in left:
+            shutil.rmtree(directory, ignore_errors=True)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None and not pipe.closed:
                 pipe.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import shutil
 import sqlite3
 import tempfile
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,23 +60,23 @@ def a_snapshot(name: str = "default", **fields: Any) -> Snapshot:
 
 
 @functools.cache
-def _template() -> Path:
+def _template() -> bytes:
     """Make a database once for all tests: the migrations are the slow part."""
-    path = Path(tempfile.mkdtemp(prefix="yurt-store-")) / "template.db"
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        upgrade(connection)
-    engine.dispose()
-    with sqlite3.connect(path) as connection_:
-        connection_.execute("PRAGMA journal_mode=WAL")
-    connection_.close()
-    return path
+    with tempfile.TemporaryDirectory(prefix="yurt-store-") as directory:
+        path = Path(directory) / "template.db"
+        engine = create_engine(f"sqlite:///{path}")
+        with engine.begin() as connection:
+            upgrade(connection)
+        engine.dispose()
+        with contextlib.closing(sqlite3.connect(path)) as connection_:
+            connection_.execute("PRAGMA journal_mode=WAL")
+        return path.read_bytes()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def a_store(directory: Path) -> AsyncIterator[SqlStore]:
     path = directory / "yurt.db"
     if not path.exists():
-        shutil.copyfile(_template(), path)
+        path.write_bytes(_template())
     async with open_sqlite(path, VAULT) as store:
         yield store
