@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.api import Api
 from tests.support.instance import Instance
 from tests.support.waiting import eventually
+from tests.tiers import TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
 
 # Whichever test comes first pays for the default snapshot, which is made from packages.
 FIRST_START_SECONDS = 900
+
+HERE = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of other tiers when one is asked for: that costs more than the unit tests."""
+    asked = config.getoption("tier", default=[]) or [config.getoption("markexpr")]
+    folder = collection_path.name
+    if collection_path.parent != HERE or folder not in TIERS or not set(asked) <= set(TIERS):
+        return None
+    return folder not in asked or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

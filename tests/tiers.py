@@ -6,12 +6,14 @@
     ./yurt test tests/unit -k x  pytest's own arguments work as ever
 
 A pytest plugin. A tier that does not exist or has no test is an error (with --all it is only
-said), and so is a test without exactly one tier; what is not run is printed with its reason.
+said), and so is a test without the marker of its folder's tier; what is not run is printed with
+its reason.
 """
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +26,7 @@ TIERS = ("unit", "contract", "e2e", "security", "cluster", "chaos", "vm", "bench
 BY_DEFAULT = ("unit", "contract", "e2e", "security")
 CLUSTER_PROGRAMS = ("nomad", "consul")
 
+HERE = Path(__file__).parent
 EMPTY = pytest.StashKey[list[str]]()
 
 
@@ -49,8 +52,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     order = {}
     for item in items:
         tiers = [tier for tier in TIERS if item.get_closest_marker(tier)]
-        if len(tiers) != 1:
-            message = f"{item.nodeid} needs exactly one tier as marker, it has {tiers}"
+        folder = item.path.relative_to(HERE).parts[0]
+        if tiers != [folder]:
+            message = f"{item.nodeid} needs one tier as marker, its folder's; it has {tiers}"
             raise pytest.UsageError(message)
         order[item] = TIERS.index(tiers[0])
     items.sort(key=order.__getitem__)

@@ -214,11 +214,16 @@ class Rig:
         return shown
 
     async def until(self, sandbox_id: str, state: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+
         async def reached() -> bool:
-            return bool((await self.show(sandbox_id))["state"] == state)
+            nonlocal shown
+            await self.settle()
+            shown = await self.show(sandbox_id)
+            return bool(shown["state"] == state)
 
         await eventually(reached)
-        return await self.show(sandbox_id)
+        return shown
 
     async def wipe(self) -> None:
         """Make everything as it was at the beginning, for the next test."""

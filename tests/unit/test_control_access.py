@@ -7,28 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.control_rig import Rig, a_rig, complaint, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 WRITE, DELETE, MANAGE = "write:sandboxes", "delete:sandboxes", "manage:api_keys"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: Rig) -> AsyncIterator[Rig]:
-    yield shared
-    await shared.wipe()
 
 
 async def with_key(rig: Rig, **body: Any) -> str:
@@ -129,16 +116,17 @@ async def test_keys_that_make_no_sense_are_refused(
     assert len((await rig.call("GET", "/api-keys")).json()) == 1
 
 
-async def test_the_first_key_is_the_installation_s(rig: Rig) -> None:
-    refused = await rig.call("DELETE", "/api-keys/first")
-    assert refused.status_code == 400
-    old = rig.secrets
-    await rig.end()
-    rig.secrets = type(old)(old.master_key, old.node_key, "yurt_00000000_" + "0" * 64)
-    await rig.begin()
-    assert (await rig.call("GET", "/sandbox")).status_code == 200
-    rig.http.headers["authorization"] = f"Bearer {old.api_key}"
-    assert (await rig.call("GET", "/sandbox")).status_code == 401
+async def test_the_first_key_is_the_installation_s(tmp_path: Path) -> None:
+    async with a_rig(tmp_path) as rig:
+        refused = await rig.call("DELETE", "/api-keys/first")
+        assert refused.status_code == 400
+        old = rig.secrets
+        await rig.end()
+        rig.secrets = type(old)(old.master_key, old.node_key, "yurt_00000000_" + "0" * 64)
+        await rig.begin()
+        assert (await rig.call("GET", "/sandbox")).status_code == 200
+        rig.http.headers["authorization"] = f"Bearer {old.api_key}"
+        assert (await rig.call("GET", "/sandbox")).status_code == 401
 
 
 async def test_use_is_stored_now_and_then(rig: Rig) -> None:

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from control.model import DesiredState, State
 from tests.support.control_rig import Rig, a_rig, complaint, eventually
 from tests.support.records import a_sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 OLD = {"x-daytona-sdk-version": "0.21.0", "x-daytona-source": "python-sdk"}
 REQUIRED = {
     *("id", "organizationId", "name", "user", "env", "labels", "public", "networkBlockAll", "kvm"),
     *("target", "cpu", "gpu", "memory", "disk", "toolboxProxyUrl", "state", "createdAt"),
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: Rig) -> AsyncIterator[Rig]:
-    yield shared
-    await shared.wipe()
 
 
 async def test_a_create_is_held_until_started_and_answers_with_everything(rig: Rig) -> None:
@@ -67,14 +54,15 @@ async def test_a_create_is_held_until_started_and_answers_with_everything(rig: R
     assert assignment["env"] == {"A": "", "B": "b"}
     assert assignment["network"] == {"block_all": False, "allow": ["1.2.3.4/32", "10.0.0.0/8"]}
     (route,) = await rig.registry.routes()
-    assert (route.sandbox_id, route.domain) == (made["id"], "localhost")
+    assert (route.sandbox_id, route.domain) == (made["id"], rig.settings.domain)
 
 
 async def test_a_create_that_takes_long_answers_as_it_stands_and_goes_on(tmp_path: Path) -> None:
-    async with a_rig(tmp_path, hold_seconds=0.1) as rig:
+    async with a_rig(tmp_path, hold_seconds=0.05) as rig:
         rig.boots = None
         made = await rig.create()
         assert (made["state"], made["desiredState"]) == ("creating", "started")
+        await rig.settle()  # submitting may take longer than the answer
         await rig.runners[made["id"]].boot()
         await rig.until(made["id"], "started")
 
@@ -118,7 +106,7 @@ async def test_a_start_that_fails_says_why(rig: Rig) -> None:
 
 
 async def test_a_start_that_hangs_fails_at_its_deadline(tmp_path: Path) -> None:
-    async with a_rig(tmp_path, hold_seconds=5, start_deadline_seconds=0.2) as rig:
+    async with a_rig(tmp_path, hold_seconds=5, start_deadline_seconds=0.05) as rig:
         rig.boots = None
         made = await rig.create()
         assert made["state"] == "error"
@@ -166,7 +154,8 @@ async def test_a_deleted_sandbox_can_be_looked_at_for_a_while(tmp_path: Path) ->
 async def test_delete_is_accepted_in_every_state(rig: Rig) -> None:
     for state in State:
         desired = DesiredState.DESTROYED if "destroy" in state else DesiredState.STARTED
-        kept = a_sandbox(name=f"in-{state}", state=state, desired_state=desired)
+        now = datetime.now(UTC)
+        kept = a_sandbox(name=f"in-{state}", state=state, desired_state=desired, changed_at=now)
         await rig.store.sandboxes.insert(kept, most=100)
         answer = await rig.call("DELETE", f"/sandbox/{kept.id}")
         assert (answer.status_code, answer.json()["desiredState"]) == (200, "destroyed"), state

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from control.errors import UnavailableError
 from control.naming import new_sandbox_id
-from tests.support.control_rig import Rig, a_rig, complaint
+from tests.support.control_rig import Rig, complaint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from control.asgi import Receive, Scope, Send
 
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 PHRASE = "no IP address found. Is the Sandbox started?"
 
@@ -38,18 +35,6 @@ class Forwarder:
         self.passed.append((scope["raw_path"], address))
         await send({"type": "http.response.start", "status": 299, "headers": []})
         await send({"type": "http.response.body", "body": b"from the gate"})
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control"), domain="localhost,box.test") as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: Rig) -> AsyncIterator[Rig]:
-    yield shared
-    await shared.wipe()
 
 
 @pytest.fixture

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import pytest_asyncio
 
 from control.naming import parse_preview_host
 from jobs.runner.gate_auth import Policy
-from tests.support.control_rig import Rig, a_rig, complaint, eventually
+from tests.support.control_rig import Rig, complaint, eventually
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
-        await rig.create(name="box")
-        yield rig
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def box(rig: Rig) -> None:
+    await rig.create(name="box")
 
 
 async def test_a_preview_url_has_all_that_every_sdk_reads(rig: Rig) -> None:

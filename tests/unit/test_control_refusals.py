@@ -9,20 +9,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
-from tests.support.control_rig import Rig, a_rig, complaint
+from tests.support.control_rig import Rig, complaint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
-        yield rig
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest.mark.parametrize(

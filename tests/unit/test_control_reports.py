@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from jobs.runner.message import DOWN, UP, Head, seal
-from tests.support.control_rig import NODE_KEY, Rig, Runner, a_rig
+from tests.support.control_rig import NODE_KEY, Rig, Runner
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 URL = "http://localhost/internal/report"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    async with a_rig(tmp_path_factory.mktemp("control")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: Rig) -> AsyncIterator[Rig]:
-    yield shared
-    await shared.wipe()
 
 
 async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:

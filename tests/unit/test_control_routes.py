@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 from fastapi.routing import APIRoute
 
 from control.api.caller import Needs
 from control.app import _ROUTERS
-from tests.support.control_rig import Rig, a_rig, complaint
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.support.control_rig import Rig, complaint
 
 pytestmark = pytest.mark.unit
 
@@ -74,12 +70,8 @@ def test_every_permission_opens_exactly_its_calls() -> None:
         assert needs.permission == (listed[0] if listed else WRITE), (method, path)
 
 
-async def test_no_call_is_answered_without_a_valid_key(tmp_path: Path) -> None:
-    async with a_rig(tmp_path) as rig:
-        await knock_everywhere(rig)
-
-
-async def knock_everywhere(rig: Rig) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_no_call_is_answered_without_a_valid_key(rig: Rig) -> None:
     good = rig.secrets.api_key
     bad = [
         "",
