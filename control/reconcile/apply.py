@@ -31,6 +31,9 @@ SCHEDULER_SECONDS = 20.0
 _STOP_GRACE_SECONDS = 10.0
 _STOP_SECONDS = 120.0
 _WORK_SECONDS = 120.0
+# What a runner keeps from its start on. It may be larger than a message to a gate can be, and then
+# nothing else would arrive any more, no revocation either.
+_FOR_THE_START = frozenset(("env", "user", "workdir", "entrypoint"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,8 @@ async def _ask_to_stop(world: World, sandbox: Sandbox, seen: plan.Seen, action: 
 
 
 async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
-    assignment = world.assignment(sandbox)
+    whole = world.assignment(sandbox)
+    assignment = {name: whole[name] for name in whole.keys() - _FOR_THE_START}
     await send(world, sandbox, seen.allocation, {"op": "assign", "assignment": assignment})
     generation, version = sandbox.run.generation, sandbox.assignment_version
     await world.records.change(

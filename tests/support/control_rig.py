@@ -18,6 +18,7 @@ from control.errors import UnavailableError
 from control.settings import Settings
 from control.vault import Keys, new_api_key
 from jobs.memory import NODE, MemoryScheduler
+from jobs.runner.gate_holder import MESSAGE_LIMIT
 from jobs.runner.message import UP, UP_ANSWER, Head, seal, unseal
 from tests.support.records import a_snapshot, a_store
 from traefik.memory import MemoryRegistry
@@ -96,10 +97,12 @@ class Runner:
             raise UnavailableError("refused: for another start")
         if run.down_sequence <= self.last_down:
             raise UnavailableError("refused: too old")
+        if len(json.dumps(order)) > MESSAGE_LIMIT:
+            raise UnavailableError("refused: 413")
         self.last_down = run.down_sequence
         self.orders.append(order["op"])
         if order["op"] == "assign" and order["assignment"]["version"] > self.assignment["version"]:
-            self.assignment = order["assignment"]
+            self.assignment = {**self.assignment, **order["assignment"]}
         if order["op"] == "stop" and self.phase != "stopping":
             _ = self.rig.spawn(self.stop())
         return {"phase": self.phase, "last_activity_at": 0.0, "connections": 0}

@@ -212,6 +212,20 @@ async def test_a_name_is_taken_until_its_sandbox_is_deleted(rig: Rig) -> None:
     assert (answer.status_code, complaint(answer)) == (409, "Sandbox with name box already exists")
 
 
+async def test_equal_calls_at_once_have_one_effect(rig: Rig) -> None:
+    async def at_once(path: str, **body: Any) -> list[int]:
+        calls = (rig.call("POST", path, json=body) for _ in range(20))
+        return sorted(answer.status_code for answer in await asyncio.gather(*calls))
+
+    assert await at_once("/sandbox", name="box") == [200] + [409] * 19
+    (sandbox_id,) = rig.scheduler.jobs
+    # Some may come while the first one is on its way; none has an effect of its own.
+    assert set(await at_once("/sandbox/box/stop")) <= {200, 400}
+    await rig.until(sandbox_id, "stopped")
+    assert set(await at_once("/sandbox/box/start")) == {200}
+    assert rig.scheduler.jobs[sandbox_id].generation == 2
+
+
 async def test_there_is_a_most_of_sandboxes(tmp_path: Path) -> None:
     async with a_rig(tmp_path, max_sandboxes=2) as rig:
         answers = await asyncio.gather(*(rig.call("POST", "/sandbox", json={}) for _ in range(4)))
@@ -318,6 +332,20 @@ async def test_a_push_that_fails_is_tried_again(rig: Rig) -> None:
         return bool(runner.assignment["public"])
 
     await eventually(told)
+
+
+async def test_a_large_environment_keeps_no_change_from_a_gate(rig: Rig) -> None:
+    env = {f"A{number}": "\u00fc" * 60_000 for number in range(2)}  # longer still as JSON
+    made = await rig.create(env=env)
+    runner = rig.runners[made["id"]]
+    await rig.call("POST", f"/sandbox/{made['id']}/public/true")
+
+    async def told() -> bool:
+        await asyncio.sleep(0)
+        return bool(runner.assignment["public"])
+
+    await eventually(told)
+    assert runner.assignment["env"] == env
 
 
 @pytest.mark.parametrize(
