@@ -302,6 +302,7 @@ def test_an_upload_makes_parents_and_a_download_returns_it(agent: AgentRig, home
     assert answer.body == content
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "sandbox"
     assert answer.headers["content-disposition"].startswith('attachment; filename="c.bin"')
 
 

@@ -34,6 +34,25 @@ def test_the_kernel_must_be_new_enough(release: str, verdict: Verdict) -> None:
     assert checks.kernel(release).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("runc version 1.1.5+ds1\nspec: 1.0.2-dev\n", Verdict.OK),
+        ("runc version 1.3.0-rc.1\n", Verdict.OK),
+        ("runc version 1.1.4\n", Verdict.FAIL),
+        ("runc version 1.0.0~rc93+ds1\n", Verdict.FAIL),
+        ("", Verdict.FAIL),
+    ],
+)
+def test_runc_must_be_new_enough(
+    said: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_output", lambda *_: said)
+    found = checks.runc()
+    assert found.verdict is verdict
+    assert (verdict is Verdict.OK) is not bool(found.advice)
+
+
 def test_whoever_is_not_root_is_told_so() -> None:
     assert "sudo" in checks.root(1000).advice
     assert checks.root(0).verdict is Verdict.OK

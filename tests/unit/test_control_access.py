@@ -134,3 +134,22 @@ async def test_use_is_stored_now_and_then(rig: Rig) -> None:
     await rig.control.reconciler._chore()
     (stored,) = await rig.store.keys.all()
     assert stored.last_used_at is not None
+
+
+async def test_who_changed_what_is_logged_without_a_key(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    value = await with_key(rig, name="ci", permissions=[])
+    rig.http.headers["authorization"] = f"Bearer {value}"
+    await rig.call("POST", "/sandbox", json={"env": {"A": "a secret"}})
+    rig.http.headers["authorization"] = "Bearer nobody's"
+    await rig.call("DELETE", "/sandbox/box")
+    written = [vars(record) for record in caplog.records if record.message == "request"]
+    assert [(r["key"], r["method"], r["path"], r["status"]) for r in written] == [
+        ("first", "POST", "/api/api-keys", 201),
+        ("ci", "POST", "/api/sandbox", 403),
+        (None, "DELETE", "/api/sandbox/box", 401),
+    ]
+    for secret in (value, rig.secrets.api_key, "a secret", "nobody's"):
+        assert secret not in str([vars(record) for record in caplog.records])

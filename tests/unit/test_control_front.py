@@ -72,6 +72,28 @@ async def test_the_api_answers_to_no_other_name(rig: Rig, host: str) -> None:
     assert complaint(answer)
 
 
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_no_page_of_another_origin_may_read_the_api(rig: Rig, method: str) -> None:
+    headers = {
+        "origin": "https://elsewhere.example",
+        "access-control-request-method": "GET",
+        "access-control-request-headers": "authorization",
+    }
+    for path in ("/config", "/sandbox", "/nothing"):
+        answer = await rig.call(method, path, headers=headers)
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    "target", ["/api/sandbox/", "/api", "/api//evil.example/", "//evil.example/..", "/"]
+)
+async def test_nobody_is_redirected(rig: Rig, target: str) -> None:
+    for forwarded in ({}, {"x-forwarded-host": "evil.example", "x-forwarded-proto": "https"}):
+        answer = await rig.http.get(f"http://localhost{target}", headers=forwarded)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+
+
 async def test_a_preview_host_never_reaches_the_api(rig: Rig) -> None:
     host = f"80-{new_sandbox_id()}.localhost"
     answer = await ask(rig, "http://x/api/sandbox", host=host, **key(rig))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -229,3 +230,21 @@ def test_old_sdks_never_see_a_state_that_they_would_raise_on() -> None:
 
 def test_times_are_written_as_every_client_reads_them() -> None:
     assert iso(NOW) == "2026-01-02T03:04:05.678Z"
+
+
+def test_no_secret_is_compared_by_what_ends_at_the_first_difference() -> None:
+    root = Path(__file__).parents[2]
+    secret = re.compile(
+        r"(secret|token|signature|mac|hash|_key)('])?$"
+    )  # no constants, no literals
+    files = [p for name in ("control", "jobs", "image/agent") for p in (root / name).rglob("*.py")]
+    assert len(files) > 100
+    found = [
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare)
+        and any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+        and any(secret.search(ast.unparse(side)) for side in (node.left, *node.comparators))
+    ]
+    assert found == []

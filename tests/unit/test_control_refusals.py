@@ -6,6 +6,7 @@ All of it by one control: nothing here changes anything.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,6 +64,33 @@ async def test_what_cannot_be_created_is_refused_whole(
     assert answer.status_code == status, answer.text
     assert says in complaint(answer)
     assert await rig.store.sandboxes.survey() == []
+
+
+async def test_what_is_not_a_client_s_to_say_is_ignored(rig: Rig) -> None:
+    forged = {
+        "id": "2" * 26,
+        "organizationId": "other",
+        "state": "error",
+        "errorReason": "forged",
+        "generation": 7,
+        "node": "other",
+        "hostPath": "/",
+        "privileged": True,
+        "runtime": "none",
+        "previewToken": "forged",
+        "private_ports": [],
+        "imageId": "/etc/shadow",
+    }
+    made = await rig.create(**forged)
+    plain = await rig.create()
+    for name in forged:
+        assert made.get(name) != forged[name], name
+    same = made.keys() - {"id", "name", "createdAt", "updatedAt", "lastActivityAt"}
+    assert {k: v for k, v in made.items() if k in same and made["id"] not in str(v)} == {
+        k: v for k, v in plain.items() if k in same and plain["id"] not in str(v)
+    }
+    jobs = [rig.scheduler.jobs[one["id"]] for one in (made, plain)]
+    assert replace(jobs[0], sandbox_id=jobs[1].sandbox_id) == jobs[1]
 
 
 @pytest.mark.parametrize(
