@@ -1,5 +1,5 @@
 # The same steps as continuous integration, one by one.
-.PHONY: lint types imports test format lock sdk-tour bench bare
+.PHONY: lint types imports test format lock sdk-tour bench bare cluster cluster-down
 
 lint types imports test:
 	.ci/run $@
@@ -25,3 +25,13 @@ bench:
 
 bare:
 	.venv/bin/python -m tests.bare
+
+# Nomad, Consul and hosts of namespaces on this machine; `. .cluster/env` to use it.
+# SERVERS is 1 or 3.
+SERVERS ?= 1
+NODES ?= 2
+cluster:
+	.venv/bin/python -m tests.cluster up --servers $(SERVERS) --nodes $(NODES)
+
+cluster-down:
+	.venv/bin/python -m tests.cluster down

@@ -1,0 +1,251 @@
+"""What runs on the hosts, and how each is configured: Nomad, Consul, PostgreSQL, the registry.
+
+Every path is as the host sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.installed import interpreter
+from tests.cluster.errors import ClusterError, MissingError
+from tests.cluster.host import INSIDE, Host, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DATA = INSIDE / "yurt"
+REGION = "global"
+DATACENTER = "dc1"
+NODE_POOL = "default"
+DATABASE = "yurt"
+POSTGRES_PORT = 5432
+REGISTRY_PORT = 5000
+_POSTGRES = Path("/usr/lib/postgresql")
+# More than sandboxes and works that end in a long run of tests: Nomad deletes what is above it
+# while it should start others.
+_KEPT_ALLOCATIONS = 10_000
+_CONNECTIONS = 1000
+
+
+def require() -> None:
+    """Find every program.
+
+    Raises:
+        MissingError: naming all that are missing, and where they come from.
+    """
+    problems = []
+    brought = [name for name in ("nomad", "consul") if shutil.which(name) is None]
+    if brought:
+        problems.append(
+            f"not on PATH: {', '.join(brought)}; Yurt does not bring them: put Nomad 2.0 or newer "
+            "and Consul 1.8 or newer on PATH"
+        )
+    packages = [
+        package
+        for package, there in (
+            ("docker-registry", shutil.which("docker-registry")),
+            ("postgresql", any(_POSTGRES.glob("*/bin/postgres"))),
+        )
+        if not there
+    ]
+    if packages:
+        problems.append(f"not installed: {', '.join(packages)}; run `./yurt install --dev`")
+    if problems:
+        raise MissingError("; ".join(problems))
+
+
+def version(program: str) -> str:
+    """The first line of what a program says about its version."""
+    ran = subprocess.run([program, "version"], capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()[0]
+
+
+def consul(host: Host, servers: Sequence[Host]) -> Program:
+    """A Consul agent: a server on the hosts of ``servers``."""
+    is_server = host in servers
+    configuration: dict[str, Any] = {
+        "node_name": host.name,
+        "datacenter": DATACENTER,
+        "data_dir": str(INSIDE / "consul"),
+        "bind_addr": host.address,
+        "client_addr": f"127.0.0.1 {host.address}",
+        "retry_join": [server.address for server in servers if server != host],
+        "retry_interval": "1s",
+        "server": is_server,
+        "performance": {"raft_multiplier": 1},
+        "limits": {"http_max_conns_per_client": _CONNECTIONS},
+        "disable_update_check": True,
+        "log_level": "INFO",
+    }
+    if is_server:
+        configuration["bootstrap_expect"] = len(servers)
+    path = _configure(host, "consul", configuration)
+    return Program("consul", ["consul", "agent", f"-config-file={path}"], {})
+
+
+def nomad(host: Host, servers: Sequence[Host], memory_mib: int = 0) -> Program:
+    """A Nomad agent: a server on the hosts of ``servers``, elsewhere a client with that memory."""
+    configuration: dict[str, Any] = {
+        "name": host.name,
+        "region": REGION,
+        "datacenter": DATACENTER,
+        "data_dir": str(INSIDE / "nomad"),
+        "bind_addr": "0.0.0.0",
+        "advertise": dict.fromkeys(("http", "rpc", "serf"), host.address),
+        "limits": {
+            "http_max_conns_per_client": _CONNECTIONS,
+            "rpc_max_conns_per_client": _CONNECTIONS,
+        },
+        # Nomad finds its own by address, so that it does not need Consul to start.
+        "consul": {
+            "address": "127.0.0.1:8500",
+            "auto_advertise": False,
+            "server_auto_join": False,
+            "client_auto_join": False,
+        },
+        "disable_update_check": True,
+        "log_level": "INFO",
+    }
+    if host in servers:
+        configuration["server"] = _server(host, servers)
+    else:
+        configuration["client"] = _client(host, servers, memory_mib)
+        configuration["plugin"] = {"raw_exec": {"config": {"enabled": True}}}
+    path = _configure(host, "nomad", configuration)
+    return Program("nomad", ["nomad", "agent", f"-config={path}"], {})
+
+
+def _server(host: Host, servers: Sequence[Host]) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "bootstrap_expect": len(servers),
+        "server_join": {
+            "retry_join": [server.address for server in servers if server != host],
+            "retry_interval": "1s",
+        },
+        # A dead node is known as such after 10 to 20 s and 5 s more.
+        "min_heartbeat_ttl": "10s",
+        "heartbeat_grace": "5s",
+        # A node that dies with the leader, or soon after, would not be missed for 5 minutes.
+        "failover_heartbeat_ttl": "30s",
+        "event_buffer_size": 10_000,
+        "default_scheduler_config": {
+            "scheduler_algorithm": "spread",
+            "memory_oversubscription_enabled": True,
+        },
+    }
+
+
+def _client(host: Host, servers: Sequence[Host], memory_mib: int) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "servers": [f"{server.address}:4647" for server in servers],
+        "node_pool": NODE_POOL,
+        "network_interface": "eth0",
+        "memory_total_mb": memory_mib,
+        "meta": {"yurt_data": str(DATA), "yurt_python": interpreter()[0]},
+        "host_volume": {"yurt": {"path": str(DATA / "disks"), "read_only": False}},
+        "gc_max_allocs": _KEPT_ALLOCATIONS,
+        "cgroup_parent": control_group(host),
+        # They wait for a cloud's metadata server.
+        "options": {"fingerprint.denylist": "env_aws,env_gce,env_azure,env_digitalocean"},
+    }
+
+
+def control_group(host: Host) -> str:
+    """Name the control group of a host's Nomad: one per host, since they share the kernel."""
+    return f"/yurt-{host.network.bridge}-{host.name}"
+
+
+def make_node_directories(host: Host) -> None:
+    """Make the data directory of a node, with what a host volume must find."""
+    for name in ("", "disks"):
+        (inside(host, DATA) / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def make_database(host: Host, password: str) -> None:
+    """Make an empty cluster of PostgreSQL whose user and database are named ``yurt``."""
+    data = INSIDE / "postgresql"
+    directory = inside(host, data)
+    directory.mkdir(mode=0o700, parents=True)
+    shutil.chown(directory, "postgres", "postgres")
+    secret = directory.parent / "postgres.password"
+    secret.write_text(password)
+    shutil.chown(secret, "postgres")
+    command = [
+        *("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"),
+        *(str(_postgres() / "initdb"), f"--pgdata={data}", f"--username={DATABASE}"),
+        *(f"--pwfile={INSIDE / secret.name}", "--auth=scram-sha-256", "--no-sync"),
+        *("--encoding=UTF8", "--locale=C.UTF-8"),
+    ]
+    log = host.log("initdb")
+    with log.open("ab") as output:
+        made = subprocess.run(
+            host.inside(*command), stdout=output, stderr=output, check=False, cwd="/"
+        )
+    secret.unlink()
+    if made.returncode:
+        raise ClusterError(f"initdb failed\n{log.read_text()}")
+    with (directory / "pg_hba.conf").open("a") as rules:
+        rules.write(f"host all {DATABASE} {host.network.subnet} scram-sha-256\n")
+
+
+def postgres(host: Host) -> Program:
+    settings = {
+        "listen_addresses": f"127.0.0.1,{host.address}",
+        "port": str(POSTGRES_PORT),
+        "unix_socket_directories": "/run/tmp",
+        "max_connections": "200",
+    }
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    command = [str(_postgres() / "postgres"), "-D", str(INSIDE / "postgresql"), *options]
+    return Program("postgres", command, {}, user="postgres")
+
+
+def database_answers(host: Host) -> bool:
+    command = [str(_postgres() / "pg_isready"), f"--host={host.address}", "--quiet"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def _postgres() -> Path:
+    """Find the newest PostgreSQL's programs."""
+    found = sorted(_POSTGRES.glob("*/bin"), key=lambda path: float(path.parent.name))
+    return found[-1]
+
+
+def registry(host: Host) -> Program:
+    """Debian's registry of images, open to the hosts of the cluster."""
+    inside(host, INSIDE / "registry").mkdir(mode=0o700, exist_ok=True)
+    configuration = {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {
+            "filesystem": {"rootdirectory": str(INSIDE / "registry")},
+            "delete": {"enabled": True},
+        },
+        "http": {"addr": f"{host.address}:{REGISTRY_PORT}"},
+    }
+    path = _configure(host, "registry", configuration)  # JSON is YAML
+    return Program("registry", ["docker-registry", "serve", str(path)], {})
+
+
+def inside(host: Host, path: Path) -> Path:
+    """Where this machine sees what the host sees as ``path``."""
+    return host.directory / path.relative_to(INSIDE)
+
+
+def machine_memory_mib() -> int:
+    """The memory of this machine, which all nodes share."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
+def _configure(host: Host, name: str, configuration: dict[str, Any]) -> Path:
+    path = INSIDE / f"{name}.json"
+    inside(host, path).write_text(json.dumps(configuration, indent=2))
+    return path
