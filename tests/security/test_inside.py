@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,16 +133,54 @@ def _link_end(address: str) -> str:
 
 
 def test_the_link_reaches_other_sandboxes_in_no_way_at_all(
-    inside: Sandbox, neighbour: Sandbox
+    inside: Sandbox, neighbour: Sandbox, outside: Outside
 ) -> None:
-    """Neither by a route, nor by a forged source address, nor by IPv6."""
+    """Also not with a forged source address."""
     beside, mine = own_address(neighbour), own_address(inside)
-    inside.root(
-        f"ip addr add 10.201.99.99/32 dev eth0 2>/dev/null; ip route replace {beside}/32 "
-        f"via {_link_end(mine)} 2>/dev/null; true"
+    hear = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        f"s.bind(('', {PORT})); "
+        "[print(s.recvfrom(100)[0].decode(), flush=True) for _ in range(100)]"
     )
-    report = probe(inside, "reach", [(beside, PORT)])
-    assert report[f"{beside}:{PORT}"] != ALLOWED
+    heard = neighbour.background(f'python3 -u -c "{hear}"')
+    speak = f"echo own > /dev/udp/{beside}/{PORT}"
+
+    def hears_itself() -> bool:
+        neighbour.check(f"bash -c '{speak}'")
+        return "own" in neighbour.logs(*heard)
+
+    eventually(hears_itself, "the neighbour to hear itself")
+    sources = [mine, _link_end(mine), _link_end(beside), beside, "10.201.99.99", "198.51.100.9"]
+    forged = [[source, beside, PORT, f"to-beside-{source}"] for source in sources]
+    forged += [[source, PUBLIC, PORT, f"to-public-{source}"] for source in sources[1:]]
+    probe(inside, "forge", [*forged, [mine, PUBLIC, PORT, "honest"]], as_root=True)
+    # What was sent last and honestly has arrived: so would have the rest.
+    eventually(lambda: any(b"honest" in p for p in outside.packets), "the honest datagram")
+    assert not [packet for packet in outside.packets if b"to-public-" in packet]
+    neighbour.check(f"bash -c '{speak}'")
+    assert set(neighbour.logs(*heard).split()) == {"own"}
+
+
+def test_the_host_is_not_reached_by_link_local_addresses(inside: Sandbox) -> None:
+    """A link has them by itself, and a service of the host that listens on all has them, too."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=False) as service:
+        port = service.getsockname()[1]
+        socket.create_connection(("::1", port), timeout=5).close()
+        targets = [(f"{address}%eth0", port) for address in (*link_local(), "fe80::1", "ff02::1")]
+        report = probe(inside, "reach", targets)
+        assert set(report) == {f"{address}:{port}" for address, port in targets}
+        assert ALLOWED not in report.values()
+
+
+def link_local() -> list[str]:
+    """IPv6 addresses of the host's ends of all links to sandboxes."""
+    listed = subprocess.run(["ip", "-json", "-6", "addr"], capture_output=True, check=True)
+    return [
+        address["local"]
+        for link in json.loads(listed.stdout)
+        if link.get("ifname", "").startswith("yv")
+        for address in link["addr_info"]
+    ]
 
 
 @pytest.mark.parametrize("path", ["/version", "/files?path=/", "/process/session"])

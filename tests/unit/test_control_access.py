@@ -145,11 +145,14 @@ async def test_who_changed_what_is_logged_without_a_key(
     await rig.call("POST", "/sandbox", json={"env": {"A": "a secret"}})
     rig.http.headers["authorization"] = "Bearer nobody's"
     await rig.call("DELETE", "/sandbox/box")
-    written = [vars(record) for record in caplog.records if record.message == "request"]
+    await rig.call("POST", "/sandbox/box/ports/80/signed-preview-url/a-label/expire")
+    ours = [vars(record) for record in caplog.records if record.name.startswith("control")]
+    written = [record for record in ours if record["message"] == "request"]
     assert [(r["key"], r["method"], r["path"], r["status"]) for r in written] == [
         ("first", "POST", "/api/api-keys", 201),
         ("ci", "POST", "/api/sandbox", 403),
         (None, "DELETE", "/api/sandbox/box", 401),
+        (None, "POST", "/api/sandbox/box/ports/80/signed-preview-url/.../expire", 401),
     ]
-    for secret in (value, rig.secrets.api_key, "a secret", "nobody's"):
-        assert secret not in str([vars(record) for record in caplog.records])
+    for secret in (value, rig.secrets.api_key, "a secret", "nobody's", "a-label"):
+        assert secret not in str(ours)

@@ -2,6 +2,8 @@
 
     python3 probe.py calls '{"bpf": 321, ...}'     system calls, and what became of them
     python3 probe.py reach '[["192.0.2.1", 80]]'   which TCP addresses answer
+    python3 probe.py forge '[["192.0.2.1", "192.0.2.2", 9, "text"]]'   datagrams from the first
+                                                   address to the second (as root)
     python3 probe.py find FILE                     files and processes that hold a line of FILE
 
 Only the standard library. ``allowed`` is what the tests look for; everything else is the error.
@@ -16,6 +18,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +171,24 @@ def reach(address: str, port: int) -> str:
         return type(error).__name__
 
 
+def forge(source: str, target: str, port: int, text: str) -> str:
+    """Send a datagram with a source address of our choice."""
+    payload = text.encode()
+    datagram = struct.pack("!HHHH", port, port, 8 + len(payload), 0) + payload
+    head = struct.pack(
+        "!BBHHHBBH4s4s",
+        *(0x45, 0, 20 + len(datagram), 0, 0, 64, socket.IPPROTO_UDP, 0),
+        socket.inet_aton(source),
+        socket.inet_aton(target),
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
+        try:
+            sender.sendto(head + datagram, (target, 0))
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return ALLOWED
+
+
 def find(patterns: list[bytes], own: Path) -> list[str]:
     """Look for the patterns in every file that can be read and in what processes show."""
     shown = ("environ", "cmdline", "maps", "mountinfo")
@@ -203,6 +224,8 @@ def main() -> None:
             said = {
                 f"{address}:{port}": a for (address, port), a in zip(targets, answers, strict=True)
             }
+    elif verb == "forge":
+        said = [forge(*datagram) for datagram in json.loads(argument)]
     else:
         said = find(Path(argument).read_bytes().split(), Path(argument))
     print(json.dumps(said))
