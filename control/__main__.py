@@ -49,6 +49,8 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, secrets: Keys) -> None:
     """Serve until SIGTERM or SIGINT."""
     sockets = [listen.on_loopback(settings.port_path), listen.on_path(settings.socket_path)]
+    if settings.control_door:
+        sockets.append(listen.on_address(*settings.control_door))
     async with (
         _adapters(settings, secrets) as adapters,
         Control(settings, secrets, adapters) as control,

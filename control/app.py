@@ -92,7 +92,7 @@ class Control:
             gates=self._adapters.gates,
             assignment=self.assignment,
             now=now,
-            control_url=f"unix:{settings.socket_path}",
+            control_url=settings.report_url,
             pids=settings.pids,
             limits=Limits(
                 domain=",".join(settings.domains),

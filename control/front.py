@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from control.api.envelope import envelope, no_route
 from control.asgi import field_value, raw_path, respond
 from control.errors import InvalidError, MisdirectedError, TooLargeError, YurtError
+from control.listen import is_for_runners
 from control.naming import parse_preview_host, parse_toolbox_path, split_host
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ class Front:
         if sandbox_id is not None:
             await self._edge.toolbox(scope, receive, send, sandbox_id)
             return
-        is_ours = path == REPORT_PATH or path.startswith(b"/api/")
+        is_ours = path.startswith(b"/api/") or (
+            path == REPORT_PATH and is_for_runners(scope["server"], self._settings.control_door)
+        )
         if not is_ours or scope["type"] == "websocket":
             raise no_route(scope.get("method", "GET"), scope["path"])
         await self._api(scope, _bounded(scope, receive), _audited(scope, send))

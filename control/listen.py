@@ -1,4 +1,8 @@
-"""The sockets that control listens on: loopback, and a unix socket for the runners here."""
+"""The sockets that control listens on.
+
+Loopback for Traefik here, a unix socket for the runners here, and an address that other machines
+reach where there are any.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ADDRESS = "127.0.0.1"
+_ANY = "0.0.0.0"
 _BACKLOG = 2048
 # What fits into sockaddr_un, with the NUL at its end.
 _LONGEST_PATH = 107
@@ -52,6 +57,35 @@ def on_loopback(kept: Path) -> socket.socket:
     temporary.write_text(f"{listener.getsockname()[1]}\n")
     temporary.rename(kept)
     return listener
+
+
+def on_address(address: str, port: int) -> socket.socket:
+    """Listen where other machines reach us.
+
+    Raises:
+        InvalidError: that is not possible.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        message = f"YURT_CONTROL_LISTEN: cannot listen on {address}:{port}: {error.strerror}"
+        raise InvalidError(message) from error
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def is_for_runners(server: tuple[str, int | None] | None, door: tuple[str, int] | None) -> bool:
+    """Tell whether runners may report by the socket that a request came to.
+
+    That is the unix one, which has no port, and the one at ``door``; the one on loopback is
+    Traefik's.
+    """
+    if server is None or server[1] is None:
+        return True
+    return door is not None and server[1] == door[1] and door[0] in {server[0], _ANY}
 
 
 def _read_port(kept: Path) -> int:

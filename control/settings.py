@@ -18,16 +18,45 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _SUBNET_BITS = 24
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_POSTGRESQL = ("postgresql", "postgres")
+_LAST_PORT = 65535
+_TLS = ("ca", "cert", "key")
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.replace(",", " ").split() if word)
 
 
+def _readable(path: Path, name: str) -> str:
+    """Return a file's text.
+
+    Raises:
+        ValueError: it cannot be read; the text names the setting.
+    """
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise ValueError(f"YURT_{name}: cannot read {path}: {reason}") from exc
+
+
+def _is_server(url: str) -> bool:
+    """Tell whether a URL is ``http(s)://host:port`` and nothing more."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # no number, or none of a port
+        return False
+    further = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+    return parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and not further and port != 0
+
+
 class Settings(BaseSettings):
     """Settings of the server, each from the environment variable ``YURT_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix="YURT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="YURT_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     data: Path = Field(
         default=Path("/var/lib/yurt"), description="Directory of everything that is kept."
@@ -79,6 +108,49 @@ class Settings(BaseSettings):
     pip_mirror: str = Field(default="", description="URL of a Python package index.")
     npm_mirror: str = Field(default="", description="URL of an npm registry.")
 
+    database_url: str = Field(
+        default="",
+        repr=False,
+        description="postgresql:// URL of the database, for more than one control; default: a "
+        "SQLite file in the data directory.",
+    )
+    nomad_url: str = Field(
+        default="",
+        description="URL of Nomad, whose nodes sandboxes run on; default: on this machine.",
+    )
+    nomad_token: str = Field(default="", repr=False, description="Nomad's ACL token.")
+    nomad_token_file: Path | None = Field(default=None, description="File with that token.")
+    nomad_ca: Path | None = Field(default=None, description="CA certificate of Nomad (PEM).")
+    nomad_cert: Path | None = Field(default=None, description="Certificate to show Nomad (PEM).")
+    nomad_key: Path | None = Field(default=None, description="Private key of that certificate.")
+    nomad_namespace: str = Field(default="default", description="Nomad's namespace for jobs.")
+    nomad_region: str = Field(default="", description="Nomad's region; default: the agent's.")
+    node_pool: str = Field(default="default", description="Node pool that jobs are placed in.")
+    node_class: str = Field(default="", description="Class of the nodes that jobs are placed on.")
+    consul_url: str = Field(
+        default="",
+        description="URL of Consul, where routes are kept; default: files in the data directory.",
+    )
+    consul_token: str = Field(default="", repr=False, description="Consul's ACL token.")
+    consul_token_file: Path | None = Field(default=None, description="File with that token.")
+    consul_ca: Path | None = Field(default=None, description="CA certificate of Consul (PEM).")
+    consul_cert: Path | None = Field(default=None, description="Certificate to show Consul (PEM).")
+    consul_key: Path | None = Field(default=None, description="Private key of that certificate.")
+    control_listen: str = Field(
+        default="",
+        description="IPv4 address:port where nodes and Traefik on other machines reach control; "
+        "default: on this machine only.",
+    )
+    control_url: str = Field(
+        default="",
+        description="URL at which nodes reach control, where it is not http://<control_listen>.",
+    )
+    registry: str = Field(
+        default="",
+        description="URL of the OCI registry and path in it where nodes find images, like "
+        "http://10.9.0.1:5000/yurt.",
+    )
+
     memory_reserve: float = Field(
         default=0.25,
         gt=0,
@@ -117,6 +189,15 @@ class Settings(BaseSettings):
         default=600, gt=0, description="How long a deleted sandbox can still be looked at."
     )
 
+    @field_validator(
+        *("nomad_token_file", "nomad_ca", "nomad_cert", "nomad_key"),
+        *("consul_token_file", "consul_ca", "consul_cert", "consul_key"),
+        mode="before",
+    )
+    @classmethod
+    def _is_set(cls, path: object) -> object:
+        return path or None  # an empty variable is none
+
     @field_validator("data")
     @classmethod
     def _is_absolute(cls, data: Path) -> Path:
@@ -129,6 +210,44 @@ class Settings(BaseSettings):
         if url and (parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query):
             raise ValueError("must be like https://yurt.example.org")
         return url.rstrip("/")
+
+    @field_validator("nomad_url", "consul_url", "control_url")
+    @classmethod
+    def _is_server_url(cls, url: str) -> str:
+        if url and not _is_server(url):
+            raise ValueError(f"{url!r} is not like https://host:port")
+        return url.rstrip("/")
+
+    @field_validator("registry")
+    @classmethod
+    def _is_registry(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query):
+            raise ValueError(f"{url!r} is not like http://10.9.0.1:5000/yurt")
+        return url.rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in _POSTGRESQL or not parts.path.strip("/")):
+            raise ValueError("must be like postgresql://user:password@host:5432/database")
+        return url
+
+    @field_validator("control_listen")
+    @classmethod
+    def _is_listen(cls, listen: str) -> str:
+        if not listen:
+            return listen
+        address, _, port = listen.rpartition(":")
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError as exc:
+            message = f"{listen!r} is not IPv4 address:port; write one like 10.9.0.1:9877"
+            raise ValueError(message) from exc
+        if not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
+            raise ValueError(f"{port!r} is no port; write one like {address}:9877")
+        return listen
 
     @field_validator("resolvers")
     @classmethod
@@ -162,6 +281,68 @@ class Settings(BaseSettings):
                 "and YURT_TLS_KEY, or YURT_ALLOW_PLAIN_HTTP=1 if that is what you want"
             )
         return self
+
+    @model_validator(mode="after")
+    def _reach_the_cluster(self) -> Self:
+        for name in ("NOMAD", "CONSUL"):
+            self._check_server(name)
+        if self.nomad_url and not self.control_listen:
+            raise ValueError(
+                "YURT_NOMAD_URL needs YURT_CONTROL_LISTEN: sandboxes on other machines report "
+                "there; write an address of this machine that they reach, like 10.9.0.1:9877"
+            )
+        is_any = self.control_listen.startswith("0.0.0.0:")
+        if self.control_url and not self.control_listen:
+            raise ValueError("YURT_CONTROL_URL needs YURT_CONTROL_LISTEN")
+        if is_any and not self.control_url:
+            raise ValueError(
+                "YURT_CONTROL_LISTEN is every address: set YURT_CONTROL_URL to the one that "
+                "nodes reach, like http://10.9.0.1:9877"
+            )
+        if urlsplit(self.control_url).scheme == "https":
+            raise ValueError("YURT_CONTROL_URL: runners speak http to control, sealed by node keys")
+        return self
+
+    def _check_server(self, name: str) -> None:
+        """Check how Nomad or Consul is spoken to; files are read, so that none is missing later."""
+        of = {f: getattr(self, f"{name.lower()}_{f}") for f in (*_TLS, "url", "token_file")}
+        for part in _TLS:
+            if of[part]:
+                _readable(of[part], f"{name}_{part.upper()}")
+        if any(of[part] for part in _TLS) and not of["url"].startswith("https:"):
+            raise ValueError(f"YURT_{name}_CA, _CERT and _KEY need a YURT_{name}_URL of https")
+        if (of["cert"] is None) != (of["key"] is None):
+            raise ValueError(f"YURT_{name}_CERT and YURT_{name}_KEY go together")
+        if of["token_file"] and getattr(self, f"{name.lower()}_token"):
+            raise ValueError(f"set YURT_{name}_TOKEN or YURT_{name}_TOKEN_FILE, not both")
+        self.token(name)
+
+    def token(self, name: str) -> str:
+        """Return the token for ``NOMAD`` or ``CONSUL``, from its file if that is set.
+
+        Raises:
+            ValueError: the file cannot be read, or is empty.
+        """
+        file: Path | None = getattr(self, f"{name.lower()}_token_file")
+        if file is None:
+            return str(getattr(self, f"{name.lower()}_token"))
+        token = _readable(file, f"{name}_TOKEN_FILE").strip()
+        if not token:
+            raise ValueError(f"YURT_{name}_TOKEN_FILE: {file} is empty")
+        return token
+
+    @cached_property
+    def control_door(self) -> tuple[str, int] | None:
+        """Address and port where control listens for other machines; None if it does not."""
+        address, _, port = self.control_listen.rpartition(":")
+        return (address, int(port)) if address else None
+
+    @cached_property
+    def report_url(self) -> str:
+        """Where runners report."""
+        if self.control_url or self.control_listen:
+            return self.control_url or f"http://{self.control_listen}"
+        return f"unix:{self.socket_path}"
 
     @cached_property
     def addresses(self) -> tuple[str, ...]:
@@ -205,7 +386,8 @@ class Settings(BaseSettings):
         named = urlsplit(self.base_url).hostname or ""
         named = f"[{named}]" if ":" in named else named
         further = (host.lower() for host in _words(self.hosts))
-        return frozenset({*_LOOPBACK_NAMES, *self.domains, *listened, *further, named})
+        reported = urlsplit(self.report_url).hostname or "localhost"
+        return frozenset({*_LOOPBACK_NAMES, *self.domains, *listened, *further, named, reported})
 
     @cached_property
     def name_servers(self) -> tuple[str, ...]:

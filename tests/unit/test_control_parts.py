@@ -71,6 +71,18 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         {"subnet": "8.8.0.0/16"},
         {"subnet": "172.0.0.0/8"},
         {"subnet": "fd00::/8"},
+        {"nomad_url": "10.9.0.1:4646", "control_listen": "10.9.0.1:9877"},
+        {"nomad_url": "http://10.9.0.1:x", "control_listen": "10.9.0.1:9877"},
+        {"consul_url": "http://10.9.0.1:8500/ui"},
+        {"database_url": "mysql://host/yurt"},
+        {"database_url": "postgresql://host"},
+        {"registry": "10.9.0.1:5000/yurt"},
+        {"control_listen": "10.9.0.1"},
+        {"control_listen": "host:9877"},
+        {"control_listen": "10.9.0.1:0"},
+        {"control_listen": "10.9.0.1:99999"},
+        {"control_url": "http://10.9.0.1:9877"},
+        {"control_url": "https://10.9.0.1:9877", "control_listen": "10.9.0.1:9877"},
     ],
     ids=str,
 )
@@ -96,6 +108,77 @@ def test_listening_beyond_this_machine_takes_a_certificate_or_a_word() -> None:
     assert Settings(listen="0.0.0.0", allow_plain_http=True).addresses == ("0.0.0.0",)
     pair: dict[str, Any] = {"tls_cert": Path("/c"), "tls_key": Path("/k")}
     assert Settings(listen="0.0.0.0", **pair).base_url == "https://localhost:9878"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"nomad_url": "http://h:4646"}, "YURT_NOMAD_URL needs YURT_CONTROL_LISTEN"),
+        ({"control_listen": "0.0.0.0:9877"}, "set YURT_CONTROL_URL to the one that nodes reach"),
+        (
+            {"consul_url": "https://h", "consul_ca": "/none"},
+            "YURT_CONSUL_CA: cannot read /none: No",
+        ),
+        ({"consul_url": "http://h", "consul_ca": "FILE"}, "need a YURT_CONSUL_URL of https"),
+        (
+            {"consul_url": "https://h", "consul_cert": "FILE"},
+            "_CERT and YURT_CONSUL_KEY go together",
+        ),
+        ({"nomad_token_file": "/none"}, "YURT_NOMAD_TOKEN_FILE: cannot read /none: No such file"),
+        ({"nomad_token_file": "EMPTY"}, "EMPTY is empty"),
+        ({"nomad_token_file": "FILE", "nomad_token": "s3cret"}, "YURT_NOMAD_TOKEN_FILE, not both"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+def test_a_wrong_setting_of_a_cluster_is_refused_by_what_to_change(
+    tmp_path: Path, wrong: dict[str, str], told: str
+) -> None:
+    (tmp_path / "FILE").write_text("text\n")
+    (tmp_path / "EMPTY").touch()
+    names = {"FILE", "EMPTY"}
+    given: dict[str, Any] = {k: tmp_path / v if v in names else v for k, v in wrong.items()}
+    with pytest.raises(ValidationError, match=re.escape(told)) as refused:
+        Settings(**given)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_cluster_is_reached_by_its_settings(tmp_path: Path) -> None:
+    alone = Settings(data=tmp_path)
+    assert (alone.report_url, alone.control_door) == (f"unix:{tmp_path}/run/control.sock", None)
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    there = Settings(
+        nomad_url="https://10.9.0.1:4646/", nomad_token_file=token, control_listen="10.9.0.1:9877"
+    )
+    assert (there.nomad_url, there.token("NOMAD")) == ("https://10.9.0.1:4646", "s3cret")
+    assert there.report_url == "http://10.9.0.1:9877"
+    assert there.control_door == ("10.9.0.1", 9877)
+    assert "10.9.0.1" in there.own_hosts
+    named = Settings(control_listen="0.0.0.0:9877", control_url="http://control.internal:9877")
+    assert named.report_url == "http://control.internal:9877"
+    assert "control.internal" in named.own_hosts
+    assert Settings.model_validate({"consul_ca": ""}).consul_ca is None
+    secret = Settings(consul_token="s3cret", database_url="postgresql://yurt:s3cret@h/yurt")
+    assert "s3cret" not in repr(secret)
+
+
+def test_runners_report_by_the_unix_socket_and_where_other_machines_reach_us() -> None:
+    door = ("10.9.0.1", 9877)
+    for server in (None, ("/run/control.sock", None), door):
+        assert listen.is_for_runners(server, door)
+    for server in (("127.0.0.1", 9877), ("10.9.0.1", 40000), ("127.0.0.1", 40000)):
+        assert not listen.is_for_runners(server, door)
+        assert not listen.is_for_runners(server, None)
+    assert listen.is_for_runners(("10.9.0.7", 9877), ("0.0.0.0", 9877))
+
+
+def test_an_address_that_is_not_ours_is_told_by_its_setting() -> None:
+    with listen.on_address("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(InvalidError, match=f"YURT_CONTROL_LISTEN.*127.0.0.1:{port}: .*in use"):
+            listen.on_address("127.0.0.1", port)
+    with pytest.raises(InvalidError, match="Cannot assign requested address"):
+        listen.on_address("192.0.2.1", 0)
 
 
 def test_every_setting_says_what_it_is() -> None:

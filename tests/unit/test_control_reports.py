@@ -112,6 +112,15 @@ async def test_nothing_that_came_through_a_proxy_is_a_report(rig: Rig) -> None:
         assert answer.status_code == 404
 
 
+async def test_a_report_is_not_taken_where_traefik_comes_in(rig: Rig) -> None:
+    runner = await rig.submitted()
+    body = json.dumps({"phase": "assign"}).encode()
+    sealed = seal(NODE_KEY, UP, runner.head(), body)
+    loopback = "http://localhost:9878/internal/report"
+    assert (await rig.http.post(loopback, content=body, headers=sealed)).status_code == 404
+    assert (await rig.http.post(URL, content=body, headers=sealed)).status_code == 200
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"phase": "dance"}', b'{"phase": "notice"}'])
 async def test_what_is_sealed_but_no_report_is_refused(rig: Rig, body: bytes) -> None:
     runner = await rig.submitted()
