@@ -199,11 +199,20 @@ class LocalScheduler:
                 f"no room: only {memory['MemAvailable']} MiB of memory are free, this sandbox "
                 f"needs {wanted:.0f} MiB with {settings.memory_floor_mib} MiB left to the machine"
             )
+        await self._require_disk(job, running)
+
+    async def _require_disk(self, job: Job, running: Collection[Job]) -> None:
+        """Refuse a new disk that others leave no room for, also those that are just being made."""
+        settings = self._settings
         disks = await asyncio.to_thread(_disk_room, settings.data, settings.disk_overcommit)
-        if job.sandbox_id not in disks.limits and job.disk_bytes > disks.free:
+        if job.sandbox_id in disks.limits:
+            return
+        coming = [j.disk_bytes for j in running if j.sandbox_id not in disks.limits]
+        free = disks.free - sum(coming)
+        if job.disk_bytes > free:
             raise NoCapacityError(
-                f"no room: the disks of {len(disks.limits)} sandboxes leave "
-                f"{max(disks.free, 0) // MIB:.0f} MiB of the volume, this one needs "
+                f"no room: the disks of {len(disks.limits) + len(coming)} sandboxes leave "
+                f"{max(free, 0) // MIB:.0f} MiB of the volume, this one needs "
                 f"{job.disk_bytes // MIB} MiB; delete some or enlarge the volume"
             )
 
@@ -391,7 +400,10 @@ def _disk_room(data: Path, overcommit: float) -> _DiskRoom:
     volume = os.statvfs(data / "disks")
     limits, used = {}, 0
     for image in (data / "disks").glob("*/disk.img"):
-        status = image.stat()
+        try:
+            status = image.stat()
+        except FileNotFoundError:
+            continue  # deleted since it was listed
         limits[image.parent.name] = status.st_size
         used += status.st_blocks * 512
     room = volume.f_bavail * volume.f_frsize + used

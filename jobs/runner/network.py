@@ -18,12 +18,14 @@ _FIRST_SANDBOX_UID = 0x10000000
 _FIRST_GATE_UID = 0x0F000000
 
 # Never reached from a sandbox unless it is allowed by name (IANA special-purpose registries:
-# this host, private, shared, loopback, link-local with cloud metadata, multicast and reserved).
+# this host, private, shared, loopback, link-local with cloud metadata, multicast and reserved),
+# and the metadata service that Azure has on a public address.
 _NEVER = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
@@ -61,8 +63,9 @@ table inet yurt {
     meta nfproto ipv6 drop
     iifname . ip saddr != @sandboxes drop
     ip daddr 169.254.0.0/16 drop
-    iifname vmap @limited
     ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
+    ip daddr 168.63.129.16 drop
+    iifname vmap @limited
     ip daddr @never drop
     accept
   }
@@ -197,8 +200,6 @@ def policy_rules(slot: Slot, *, block_all: bool, allow: list[str]) -> str:
     chain = f"allow{slot.number}"
     if allow:
         rules += (
-            f"add rule inet yurt {chain} ip daddr @resolvers "
-            "meta l4proto { tcp, udp } th dport 53 accept\n"
             f"add rule inet yurt {chain} ip daddr {{ {', '.join(allow)} }} accept\n"
             f"add rule inet yurt {chain} drop\n"
             f'add element inet yurt limited {{ "{slot.interface}" : jump {chain} }}\n'

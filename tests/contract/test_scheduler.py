@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ipaddress
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
 from jobs.local import NODE, LocalScheduler, NodeSettings, run_directories, teardown
-from jobs.runner import cgroup
+from jobs.runner import cgroup, locks
 from jobs.scheduler import Job
 from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
 
@@ -37,11 +38,10 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def settings(rig: Rig, memory_reserve: float = 0.25, subnet: str = SUBNET) -> NodeSettings:
+def settings(rig: Rig, subnet: str = SUBNET, **more: float) -> NodeSettings:
     bundle = rig.data / "lib" / "agent"
-    return NodeSettings(
-        rig.data, KEY, bundle, [], [], subnet, memory_floor_mib=16, memory_reserve=memory_reserve
-    )
+    plain = NodeSettings(rig.data, KEY, bundle, [], [], subnet, memory_floor_mib=16)
+    return dataclasses.replace(plain, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -199,6 +199,30 @@ async def test_no_disk_is_promised_twice(rig: Rig, scheduler: LocalScheduler) ->
     with pytest.raises(NoCapacityError, match="volume"):
         await scheduler.submit(job(rig, disk_bytes=room + (64 << 20)))
     assert run_directories(rig.data) == []
+
+
+async def test_no_disk_is_promised_twice_while_it_is_being_made(rig: Rig) -> None:
+    volume = os.statvfs(rig.data)
+    share = (100 << 20) / (volume.f_bavail * volume.f_frsize)
+    lock = rig.data / "disks" / A / "disk.lock"
+    lock.parent.mkdir()
+    async with LocalScheduler(settings(rig, disk_overcommit=share)) as scheduler:
+        with lock.open("w") as held:
+            assert locks.try_lock(held.fileno())  # its runner waits before it makes the disk
+            await scheduler.submit(job(rig, disk_bytes=64 << 20))
+            with pytest.raises(NoCapacityError, match=r"disks of 1 sandboxes leave \d+ MiB"):
+                await scheduler.submit(job(rig, B, disk_bytes=64 << 20))
+        await until_ready(rig, A)
+        await scheduler.stop(A, grace_seconds=20)
+
+
+async def test_a_disk_that_is_deleted_while_disks_are_counted_does_no_harm(
+    rig: Rig, scheduler: LocalScheduler
+) -> None:
+    (rig.data / "disks" / B).mkdir()
+    (rig.data / "disks" / B / "disk.img").symlink_to("deleted")
+    (node,) = await scheduler.nodes()
+    assert node.disk_mib > 0
 
 
 async def test_a_verb_works_and_a_failing_one_says_why(rig: Rig, scheduler: LocalScheduler) -> None:
