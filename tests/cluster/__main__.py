@@ -46,6 +46,7 @@ def _where(cluster: Cluster) -> str:
     about = [
         f"{programs.version('nomad')}   {cluster.nomad_url}/ui",
         f"{programs.version('consul')}   {cluster.consul_url}/ui",
+        f"Traefik    {cluster.url}",
         f"registry   {cluster.registry_url}",
         f"logs       {cluster.directory}/hosts/<name>/log",
     ]
@@ -54,8 +55,8 @@ def _where(cluster: Cluster) -> str:
 
 def down() -> int:
     output = Output()
-    with output.step("taking the cluster away"):
-        left = take_down(DIRECTORY)
+    with output.step("taking the cluster away") as tell:
+        left = take_down(DIRECTORY, tell)
     for line in left.others:
         output.say(f"new since `make cluster`, and not known to be its: {line}")
     for line in left.ours:

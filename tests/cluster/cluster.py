@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 5.0
 _CONTROL, _FIRST_SERVER, _FIRST_NODE = 2, 11, 21
-_ON_CONTROL = ("consul", "postgres", "registry")
+_ON_CONTROL = ("consul", "postgres", "registry", "traefik")
 _ON_OTHERS = ("consul", "nomad")
 
 
@@ -101,6 +101,11 @@ class Cluster:
         return f"http://{self.control.address}:{programs.REGISTRY_PORT}"
 
     @property
+    def url(self) -> str:
+        """Where clients on this machine reach Traefik."""
+        return f"http://localhost:{self.network.port}"
+
+    @property
     def database_url(self) -> str:
         password = (self.directory / "database.password").read_text()
         where = f"{self.control.address}:{programs.POSTGRES_PORT}"
@@ -136,6 +141,8 @@ class Cluster:
                 return programs.postgres(host)
             case "registry":
                 return programs.registry(host)
+            case "traefik":
+                return programs.traefik(host)
             case _:
                 pass
         known = ", ".join(dict.fromkeys([*_ON_OTHERS, *_ON_CONTROL]))
@@ -163,3 +170,12 @@ def ask(url: str) -> Any:
     except httpx.TransportError:
         return None
     return answer.json() if answer.is_success else None
+
+
+def is_anybody_there(url: str) -> bool:
+    """Tell whether a server answers at all, be it with a failure."""
+    try:
+        httpx.get(url, timeout=_TIMEOUT_SECONDS, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True

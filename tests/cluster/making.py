@@ -19,7 +19,7 @@ from control.cli.output import Output
 from control.resolvers import name_servers
 from control.settings import Settings
 from tests.cluster import network as networks, programs
-from tests.cluster.cluster import Cluster, ask
+from tests.cluster.cluster import Cluster, ask, is_anybody_there
 from tests.cluster.errors import ClusterError
 from tests.cluster.host import tail, until
 from tests.cluster.removing import take_down
@@ -158,6 +158,7 @@ class _Steps:
             control,
             "registry",
         )
+        _until(partial(is_anybody_there, cluster.url), "Traefik answers", control, "traefik")
 
     def _start_nodes(self) -> None:
         cluster = self.cluster

@@ -12,9 +12,13 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from control.cli.prepare import data_directory
 from jobs.installed import interpreter
 from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.host import INSIDE, Host, Program
+from traefik import process
+from traefik.consul import ConsulSettings
+from traefik.static import Cluster, Front
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +30,8 @@ NODE_POOL = "default"
 DATABASE = "yurt"
 POSTGRES_PORT = 5432
 REGISTRY_PORT = 5000
+CONTROL_PORT = 9879
+_TRAEFIK_PORTS = (9880, 9881)  # for health checks and the inner entry point
 _POSTGRES = Path("/usr/lib/postgresql")
 # More than sandboxes and works that end in a long run of tests: Nomad deletes what is above it
 # while it should start others.
@@ -38,7 +44,10 @@ def require() -> None:
 
     Raises:
         MissingError: naming all that are missing, and where they come from.
+        ClusterError: hosts could not see the checkout.
     """
+    if Path(__file__).is_relative_to(INSIDE):
+        raise ClusterError(f"hosts have {INSIDE} for themselves: put the checkout elsewhere")
     problems = []
     brought = [name for name in ("nomad", "consul") if shutil.which(name) is None]
     if brought:
@@ -165,8 +174,8 @@ def control_group(host: Host) -> str:
 
 def make_node_directories(host: Host) -> None:
     """Make the data directory of a node, with what a host volume must find."""
-    for name in ("", "disks"):
-        (inside(host, DATA) / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    data_directory(inside(host, DATA))
+    (inside(host, DATA) / "disks").mkdir(mode=0o700, exist_ok=True)
 
 
 def make_database(host: Host, password: str) -> None:
@@ -233,6 +242,17 @@ def registry(host: Host) -> Program:
     }
     path = _configure(host, "registry", configuration)  # JSON is YAML
     return Program("registry", ["docker-registry", "serve", str(path)], {})
+
+
+def traefik(host: Host) -> Program:
+    """The edge, with the routes of Consul's agent beside it."""
+    internal, web = _TRAEFIK_PORTS
+    # By the path out here, where it is written; the host sees that, too.
+    layout = process.Layout(host.directory / "traefik")
+    port = host.network.port
+    front = Front((host.address,), port, (f"http://{host.address}:{CONTROL_PORT}",), internal, web)
+    process.lay_out(layout, front, Cluster(ConsulSettings("http://127.0.0.1:8500")))
+    return Program("traefik", process.command(layout, port), process.environment())
 
 
 def inside(host: Host, path: Path) -> Path:

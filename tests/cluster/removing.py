@@ -17,7 +17,7 @@ from tests.cluster.cluster import Cluster
 from tests.support import census
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SETTLE_SECONDS = 15.0  # the kernel takes mounts and loop devices away after their processes
 _POLL_SECONDS = 0.1
@@ -37,8 +37,12 @@ class Left:
     others: list[str]
 
 
-def take_down(directory: Path) -> Left:
+def take_down(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Left:
     """Kill every host, remove everything of the cluster, and compare with before it was made.
+
+    Args:
+        directory: the cluster's.
+        tell: is told what is done now.
 
     Raises:
         ClusterError: there is no cluster in this directory.
@@ -47,6 +51,7 @@ def take_down(directory: Path) -> Left:
     state = json.loads((directory / "state.json").read_text())
     saved = json.loads((directory / "census.json").read_text())
     before = {kind: set(items) for kind, items in saved.items()}
+    tell("killing hosts")
     for host in cluster.hosts:
         host.kill()
     cluster.network.remove()
@@ -54,7 +59,9 @@ def take_down(directory: Path) -> Left:
     sandboxes = [path.name for node in cluster.nodes for path in _run_directories(node.directory)]
     _wait_for_loop_devices(directory)
     _remove_control_groups(cluster, sandboxes, before["control group"])
+    tell("removing files")
     shutil.rmtree(directory)
+    tell("counting what is left")
     names = [str(directory), cluster.network.bridge, cluster.network.table, *sandboxes]
     end = time.monotonic() + _SETTLE_SECONDS
     while True:

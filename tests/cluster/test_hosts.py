@@ -100,7 +100,7 @@ def test_consul_sees_every_host(cluster: Cluster) -> None:
 
 
 def test_every_program_is_found_and_can_be_killed_and_started(cluster: Cluster) -> None:
-    for name, count in (("nomad", 3), ("consul", 4), ("postgres", 1), ("registry", 1)):
+    for name, count in (("nomad", 3), ("consul", 4), ("postgres", 1), ("traefik", 1)):
         assert len(cluster.processes(name)) == count, name
     server = cluster.servers[0]
     [before] = [p for p in cluster.processes("nomad") if p == server.process("nomad")]
@@ -128,29 +128,28 @@ def test_a_node_whose_plug_is_pulled_is_noticed_and_comes_back(cluster: Cluster)
     assert time.monotonic() - begin < 30
 
 
-def test_a_port_of_loopback_leads_to_the_control_host(cluster: Cluster) -> None:
-    port, control = cluster.network.port, cluster.control
-    # Traefik has it when control runs; then this shows the same.
-    serving = subprocess.Popen(
-        control.inside(
-            *(sys.executable, "-m", "http.server", str(port), "--bind", control.address),
-            *("--directory", "/srv/run"),
-        ),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def test_a_port_of_loopback_leads_to_traefik_and_to_what_consul_has(cluster: Cluster) -> None:
+    host = f"3000-probe.localhost:{cluster.network.port}"
+    tags = [
+        "yurt",
+        "traefik.enable=true",
+        "traefik.http.routers.probe.rule=HostRegexp(`^3000-probe\\.localhost$`)",
+        "traefik.http.routers.probe.entrypoints=web",
+    ]
+    # Consul's own server is as good as any to be found behind a route.
+    server = cluster.servers[0]
+    instance = {"ID": "probe", "Service": "yurt-sandbox", "Tags": tags, "Port": 8500}
+    registration = {
+        "Node": "yurt-routes",
+        "Address": server.address,
+        "Service": {**instance, "Address": server.address},
+    }
+    url = f"{cluster.consul_url}/v1/catalog/register"
+    httpx.put(url, json=registration, trust_env=False).raise_for_status()
+    leader = eventually(
+        lambda: ask(f"http://{host}/v1/status/leader"), "the route is live", seconds=20
     )
-    try:
-        eventually(lambda: ask_text(f"http://127.0.0.1:{port}/init") != "", "it answers")
-    finally:
-        serving.kill()
-        serving.wait()
-
-
-def ask_text(url: str) -> str:
-    try:
-        return httpx.get(url, trust_env=False).text
-    except httpx.TransportError:
-        return ""
+    assert leader == f"{server.address}:8300"
 
 
 def test_missing_programs_are_named_and_nothing_is_made(tmp_path: Path) -> None:
