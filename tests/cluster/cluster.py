@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 5.0
 _CONTROL, _FIRST_SERVER, _FIRST_NODE = 2, 11, 21
-_ON_CONTROL = ("consul", "postgres", "registry", "traefik")
+_ON_CONTROL = ("consul", "postgres", "registry", "control", "traefik")
 _ON_OTHERS = ("consul", "nomad")
 
 
@@ -111,6 +111,20 @@ class Cluster:
         where = f"{self.control.address}:{programs.POSTGRES_PORT}"
         return f"postgresql://{programs.DATABASE}:{password}@{where}/{programs.DATABASE}"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of control, but for where its data is."""
+        return {
+            "YURT_PORT": str(self.network.port),
+            "YURT_URL": self.url,
+            "YURT_CONTROL_LISTEN": f"{self.control.address}:{programs.CONTROL_PORT}",
+            "YURT_DATABASE_URL": self.database_url,
+            "YURT_NOMAD_URL": self.nomad_url,
+            "YURT_NODE_POOL": programs.NODE_POOL,
+            "YURT_CONSUL_URL": self.consul_url,
+            "YURT_REGISTRY": f"{self.registry_url}/yurt",
+        }
+
     def programs_of(self, host: Host) -> tuple[str, ...]:
         """Name what belongs on a host, in the order in which it is started."""
         return _ON_CONTROL if host == self.control else _ON_OTHERS
@@ -141,6 +155,8 @@ class Cluster:
                 return programs.postgres(host)
             case "registry":
                 return programs.registry(host)
+            case "control":
+                return programs.control(host, self.settings)
             case "traefik":
                 return programs.traefik(host)
             case _:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control.cli.output import Output
+from control.model import REGION
 from control.resolvers import name_servers
 from control.settings import Settings
+from control.vault import load_keys
 from tests.cluster import network as networks, programs
 from tests.cluster.cluster import Cluster, ask, is_anybody_there
 from tests.cluster.errors import ClusterError
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from tests.cluster.host import Host
 
 READY_SECONDS = 60.0
+# A client of Nomad that finds no server tries again much later; control wants all of it at once.
+_LATER = ("nomad", "control", "traefik")
 
 
 @contextlib.contextmanager
@@ -98,6 +102,8 @@ class _Steps:
             self._until_answered()
         with self._step("starting nodes"):
             self._start_nodes()
+        with self._step("starting control"):
+            self._start_control()
         self._write_env()
 
     @contextlib.contextmanager
@@ -120,14 +126,14 @@ class _Steps:
         _at_once(host.boot for host in cluster.hosts)
 
     def _start_first(self, host: Host) -> None:
-        """Start all but Nomad's clients: one that finds no server tries again much later."""
+        """Start what needs nobody else."""
         cluster = self.cluster
         if host == cluster.control:
             password = secrets.token_urlsafe(24)
             (cluster.directory / "database.password").write_text(password)
             programs.make_database(host, password)
         for name in cluster.programs_of(host):
-            if name != "nomad" or host in cluster.servers:
+            if name not in _LATER or host in cluster.servers:
                 cluster.start(host, name)
 
     def _until_answered(self) -> None:
@@ -158,7 +164,6 @@ class _Steps:
             control,
             "registry",
         )
-        _until(partial(is_anybody_there, cluster.url), "Traefik answers", control, "traefik")
 
     def _start_nodes(self) -> None:
         cluster = self.cluster
@@ -167,15 +172,31 @@ class _Steps:
         for node in cluster.nodes:
             _until(partial(_is_ready, cluster, node), f"Nomad has {node.name}", node, "nomad")
 
+    def _start_control(self) -> None:
+        cluster = self.cluster
+        for name in ("control", "traefik"):
+            cluster.start(cluster.control, name)
+        door = f"http://{cluster.control.address}:{programs.CONTROL_PORT}/health"
+        _until(partial(is_anybody_there, door), "control answers", cluster.control, "control")
+        _until(
+            lambda: ask(f"{cluster.url}/api/health") is not None,
+            "control answers through Traefik",
+            cluster.control,
+            "traefik",
+        )
+
     def _write_env(self) -> None:
         cluster = self.cluster
+        data = programs.inside(cluster.control, programs.DATA)
         cluster.env = {
+            "DAYTONA_API_URL": f"{cluster.url}/api",
+            "DAYTONA_SERVER_URL": f"{cluster.url}/api",
+            "DAYTONA_API_KEY": load_keys(data).api_key,
+            "DAYTONA_TARGET": REGION,
             "NOMAD_ADDR": cluster.nomad_url,
             "CONSUL_HTTP_ADDR": cluster.consul_url,
-            "YURT_NOMAD_URL": cluster.nomad_url,
-            "YURT_CONSUL_URL": cluster.consul_url,
-            "YURT_DATABASE_URL": cluster.database_url,
-            "YURT_REGISTRY": f"{cluster.registry_url}/yurt",
+            "YURT_DATA": str(data),
+            **cluster.settings,
         }
         (cluster.directory / "env.json").write_text(json.dumps(cluster.env))
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in cluster.env.items()]

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from traefik.consul import ConsulSettings
 from traefik.static import Cluster, Front
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DATA = INSIDE / "yurt"
 REGION = "global"
@@ -242,6 +243,13 @@ def registry(host: Host) -> Program:
     }
     path = _configure(host, "registry", configuration)  # JSON is YAML
     return Program("registry", ["docker-registry", "serve", str(path)], {})
+
+
+def control(host: Host, settings: Mapping[str, str]) -> Program:
+    """The service itself; ``settings`` are its ``YURT_*`` variables but for where its data is."""
+    data_directory(inside(host, DATA))
+    environment = {**settings, "YURT_DATA": str(DATA)}
+    return Program("control", [sys.executable, "-m", "control"], environment)
 
 
 def traefik(host: Host) -> Program:

@@ -100,7 +100,13 @@ def test_consul_sees_every_host(cluster: Cluster) -> None:
 
 
 def test_every_program_is_found_and_can_be_killed_and_started(cluster: Cluster) -> None:
-    for name, count in (("nomad", 3), ("consul", 4), ("postgres", 1), ("traefik", 1)):
+    for name, count in (
+        ("nomad", 3),
+        ("consul", 4),
+        ("postgres", 1),
+        ("control", 1),
+        ("traefik", 1),
+    ):
         assert len(cluster.processes(name)) == count, name
     server = cluster.servers[0]
     [before] = [p for p in cluster.processes("nomad") if p == server.process("nomad")]
@@ -150,6 +156,23 @@ def test_a_port_of_loopback_leads_to_traefik_and_to_what_consul_has(cluster: Clu
         lambda: ask(f"http://{host}/v1/status/leader"), "the route is live", seconds=20
     )
     assert leader == f"{server.address}:8300"
+
+
+def test_clients_reach_control_with_what_the_environment_says_also_after_a_kill(
+    cluster: Cluster,
+) -> None:
+    url = f"{cluster.env['DAYTONA_API_URL']}/sandbox"
+    headers = {"Authorization": f"Bearer {cluster.env['DAYTONA_API_KEY']}"}
+    assert httpx.get(url, headers=headers, trust_env=False).json()["items"] == []
+    for name in ("control", "traefik", "postgres", "registry"):
+        cluster.control.stop(name)
+        cluster.start(cluster.control, name)
+    eventually(
+        lambda: ask(f"{cluster.env['DAYTONA_API_URL']}/health") is not None,
+        "it is back",
+        seconds=30,
+    )
+    assert httpx.get(url, headers=headers, trust_env=False).json()["items"] == []
 
 
 def test_missing_programs_are_named_and_nothing_is_made(tmp_path: Path) -> None:
