@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.errors import ClusterError
+from traefik.process import is_free
 
 _CONF = Path("/proc/sys/net/ipv4/conf")
 _LINKS = Path("/sys/class/net")
@@ -124,7 +125,8 @@ def reserve() -> Network:
     routes = _run(["ip", "-4", "route", "show", "table", "all"])
     for number in range(_NUMBERS):
         network = Network(number)
-        if f" 10.9.{number}." in routes or f"\n10.9.{number}." in routes or network.exists():
+        routed = f" 10.9.{number}." in routes or f"\n10.9.{number}." in routes
+        if routed or network.exists() or not is_free(network.port):
             continue
         _run(
             ["ip", "-batch", "-"],
@@ -149,8 +151,9 @@ def forwarding() -> dict[str, str]:
 
 
 def restore_forwarding(before: dict[str, str]) -> None:
-    """Write back what ``forwarding`` read, unless sandboxes of this machine need it now."""
-    if any(path.name.startswith("yv") for path in _LINKS.iterdir()):
+    """Write back what ``forwarding`` read, unless sandboxes here or another cluster need it now."""
+    used = any(path.name.startswith("yv") for path in _LINKS.iterdir())
+    if used or any(Network(number).exists() for number in range(_NUMBERS)):
         return
     for name, value in before.items():
         (_CONF / name / "forwarding").write_text(value)
