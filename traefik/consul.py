@@ -42,7 +42,8 @@ TIMEOUT_SECONDS = 10.0
 
 # Consul's words for a node that no agent stands behind; consul-esm is not to probe it.
 NODE_META = {"external-node": "true", "external-probe": "false"}
-# It also needs an id: Traefik tells the health of instances apart by the ids of node and instance.
+# It also has an id: by those of node and instance Traefik tells the health of instances apart, and
+# Consul refuses one that differs, so that a machine's node is not overwritten.
 # Nodes need an address; instances have their own. This one is for documentation (RFC 5737).
 NODE_ADDRESS = "192.0.2.1"
 
@@ -133,33 +134,33 @@ class ConsulRegistry:
 
     def _put(self, instance: Mapping[str, Any]) -> None:
         settings = self.settings
-        # Not ``catalog.register``: py-consul 1.8 sends there the token as a part of the URL, and
-        # leaves the node without its meta.
-        body = {
+        node = {
             "Node": settings.node,
             "ID": str(uuid5(NAMESPACE_URL, f"yurt:{settings.node}")),
             "Address": NODE_ADDRESS,
             "NodeMeta": NODE_META,
-            "Service": {"Service": settings.service, **instance},
         }
+        self._write("register", {**node, "Service": {"Service": settings.service, **instance}})
+
+    def _remove(self, service_id: str) -> None:
+        self._write("deregister", {"Node": self.settings.node, "ServiceID": service_id})
+
+    def _write(self, verb: str, body: Mapping[str, Any]) -> None:
+        # Not ``catalog.register`` and ``.deregister``: with a token, py-consul 1.8 sends a field
+        # that Consul refuses, and the token in the URL, too; and it loses the meta of a node.
         with self._translated():
             done = self._client.http.put(
                 CB.boolean(),
-                "/v1/catalog/register",
+                f"/v1/catalog/{verb}",
                 data=json.dumps(body),
                 headers=self._client.prepare_headers(),
             )
         self._require(done)
 
-    def _remove(self, service_id: str) -> None:
-        with self._translated():
-            done = self._client.catalog.deregister(self.settings.node, service_id=service_id)
-        self._require(done)
-
     def _read_all(self) -> list[Route]:
         found = self._instances()
         if MARKER not in found:
-            self._mark()
+            self._put({"ID": MARKER, "Address": NODE_ADDRESS, "Tags": [self.settings.tag]})
             found = self._instances()
         if found.pop(MARKER, None) is None:
             raise UnavailableError(
@@ -177,16 +178,6 @@ class ConsulRegistry:
             )
         self._require(listed is not None)
         return {one["ServiceID"]: one for one in listed if is_ours(one, settings)}
-
-    def _mark(self) -> None:
-        settings = self.settings
-        with self._translated():
-            _, node = self._client.catalog.node(settings.node)
-        if node and (node["Node"]["Meta"] or {}).get("external-node") != "true":
-            raise UnavailableError(
-                f"Consul's node {settings.node!r} is a machine: name another one for the routes"
-            )
-        self._put({"ID": MARKER, "Address": NODE_ADDRESS, "Tags": [settings.tag]})
 
     def _require(self, done: bool) -> None:
         if not done:
@@ -213,7 +204,10 @@ class ConsulRegistry:
             )
             raise UnavailableError(message) from exc
         except ConsulException as exc:
-            message = f"Consul at {url} cannot serve: {exc}; see `consul operator raft list-peers`"
+            message = (
+                f"Consul at {url} cannot serve: {exc}; see its log"
+                " and `consul operator raft list-peers`"
+            )
             raise UnavailableError(message) from exc
         except OSError as exc:  # the root of what requests raises
             message = (

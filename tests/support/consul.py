@@ -24,7 +24,7 @@ from traefik.consul import ConsulSettings
 from traefik.process import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -44,16 +44,18 @@ class Authority:
     key: Path
 
     @classmethod
-    def at(cls, directory: Path) -> Authority:
+    def at(cls, directory: Path, names: Sequence[str] = ("localhost",)) -> Authority:
+        """Make one that certifies these names and 127.0.0.1."""
         ca, ca_key = directory / "ca.pem", directory / "ca.key"
         cert, key, request = (directory / name for name in ("cert.pem", "cert.key", "request"))
-        names = directory / "names"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        extensions = directory / "extensions"
+        listed = ",".join(f"DNS:{name}" for name in names)
+        extensions.write_text(f"subjectAltName={listed},IP:127.0.0.1")
         make = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
         _openssl(f"{make} -x509 -days 9 -subj /CN=authority -keyout {ca_key} -out {ca}")
         _openssl(f"{make} -subj /CN=localhost -keyout {key} -out {request}")
         sign = f"x509 -req -days 9 -CAcreateserial -CA {ca} -CAkey {ca_key}"
-        _openssl(f"{sign} -extfile {names} -in {request} -out {cert}")
+        _openssl(f"{sign} -extfile {extensions} -in {request} -out {cert}")
         return cls(ca, cert, key)
 
 
@@ -80,6 +82,7 @@ class Consul:
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         configuration = {
             "server": True,
+            "node_name": "machine",
             "bootstrap_expect": 1,
             "bind_addr": "127.0.0.1",
             "data_dir": str(self.directory / "data"),
@@ -106,19 +109,24 @@ class Consul:
             return ConsulSettings(self.url, self.token, ca=ca, cert=cert, key=key)
         return ConsulSettings(self.url, self.token)
 
-    def start(self) -> None:
+    def start(self, *, alone: bool = True) -> None:
+        """Start it; ``alone`` it becomes the leader, else there is none."""
         command = [binary(), "agent", f"-config-file={self.directory / 'consul.json'}"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={"PATH": os.defpath, "HOME": "/"}
             )
-        eventually(self.leads, "Consul to have a leader", seconds=30)
+        eventually(self.leads if alone else self.answers, "Consul to be up", seconds=30)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return self.call("GET", "/v1/status/leader").status_code < 500
+        return False
 
     def leads(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
-            # A forbidden question has been asked of a leader, too.
-            answer = self.call("GET", "/v1/catalog/services?consistent")
-            return answer.status_code < 500
+            # A question that is forbidden was asked of a leader, too.
+            return self.call("GET", "/v1/catalog/services?consistent").status_code < 500
         return False
 
     def kill(self) -> None:
@@ -126,6 +134,9 @@ class Consul:
 
     def hang(self) -> None:
         self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -154,10 +165,13 @@ class Consul:
 
     def bootstrap(self) -> str:
         """Make the first token, which may do everything."""
-        return str(self.call("PUT", "/v1/acl/bootstrap").json()["SecretID"])
+        answer = self.call("PUT", "/v1/acl/bootstrap")
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["SecretID"])
 
     def grant(self, rules: str, name: str) -> str:
         """Make a token that may do what ``rules`` say; to be called with the first token."""
+        name = f"{name}-{secrets.token_hex(4)}"
         policy = self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules})
         assert policy.status_code == 200, policy.text
         token = self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
@@ -165,10 +179,11 @@ class Consul:
 
 
 @contextlib.contextmanager
-def running(consul: Consul) -> Iterator[Consul]:
-    """Start a server for the time of a block."""
+def running(consul: Consul, *, alone: bool = True) -> Iterator[Consul]:
+    """Run a server for the time of a block."""
+    binary()
     try:
-        consul.start()
+        consul.start(alone=alone)
         yield consul
     finally:
         consul.kill()

@@ -105,13 +105,15 @@ class Edge:
     registry: RouteRegistry
     control: Backend
     client: httpx.AsyncClient
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.front.port}"
+        return f"{self.scheme}://127.0.0.1:{self.front.port}"
 
     async def get(self, path: str, host: str = "localhost") -> httpx.Response:
-        return await self.client.get(self.url + path, headers={"host": host})
+        extensions = {"sni_hostname": host}
+        return await self.client.get(self.url + path, headers={"host": host}, extensions=extensions)
 
     async def raw(self, request: bytes) -> bytes:
         """Send bytes as they are and read the answer to the end."""
@@ -177,9 +179,12 @@ def front_of(control: Backend) -> Front:
 
 
 @contextlib.asynccontextmanager
-async def edge_over(directory: Path, registry: ConsulRegistry | None = None) -> AsyncIterator[Edge]:
+async def edge_over(
+    directory: Path, registry: ConsulRegistry | None = None, cluster: Cluster | None = None
+) -> AsyncIterator[Edge]:
     """Run a Traefik before a control, its routes in files or in Consul."""
-    cluster = Cluster(registry.settings) if registry else None
+    if registry and not cluster:
+        cluster = Cluster(registry.settings)
     async with Backend("control") as control, httpx.AsyncClient(trust_env=False) as client:
         front = front_of(control)
         with traefik(directory, front, cluster) as layout:
