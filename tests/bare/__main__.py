@@ -10,6 +10,7 @@ takes long, and needs the package registries.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Try the README on a clean machine.")
     parser.add_argument("--without-tests", action="store_true", help="leave `./yurt test` out")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was made is taken away on the way
     job = JOB + ("" if chosen.without_tests else TESTS) + END
     result = run(job, REPOSITORY, progress=lambda text: print(text, end="", flush=True))
     print(f"exit status {result.code} after {result.seconds:.0f} s")

@@ -129,6 +129,18 @@ def test_missing_packages_are_installed_and_the_rest_is_not(made: Checkout) -> N
     assert "runc" not in installed[0].split()
 
 
+def test_what_is_installed_starts_no_services(made: Checkout) -> None:
+    """Else a database and a registry that only tests need would run on the machine for good."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    was_there = policy.exists()
+    made.stub("id", "#!/bin/bash\necho 0\n")
+    made.stub("apt-get", f'#!/bin/bash\n{policy} && exit 1\necho denied >>"{made.calls}"\n')
+    made.run("up")
+    if not was_there:
+        assert "denied" in made.calls.read_text()
+    assert policy.exists() == was_there
+
+
 def test_a_failed_step_shows_its_output_and_leaves_the_next_run_to_try_again(
     checkout: Checkout,
 ) -> None:
