@@ -1,4 +1,4 @@
-"""The nouns: what is stored about sandboxes, snapshots and keys. No I/O, no rules of the wire."""
+"""The nouns: what is stored of sandboxes, snapshots, keys and nodes. No I/O, no wire."""
 
 from __future__ import annotations
 
@@ -115,6 +115,8 @@ class Run:
         up_sequence: of the last report that was accepted.
         down_sequence: of the last message that was sent.
         pushed_version: the version of the assignment that the gate has.
+        exit_reason: why it is over, as its runner told last; None before, or if nothing was told.
+        exit_reached: what its runner had reached by then.
     """
 
     generation: int = 1
@@ -122,6 +124,8 @@ class Run:
     up_sequence: int = 0
     down_sequence: int = 0
     pushed_version: int = 0
+    exit_reason: str | None = None
+    exit_reached: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +138,7 @@ class Sandbox:
         assignment_version: rises when something changes that the gate must know.
         changed_at: when ``state`` was reached; deadlines count from here.
         recoverable: an error after which a start may be tried again.
+        node: where its disk is; empty before the first start.
     """
 
     id: SandboxId
@@ -155,6 +160,7 @@ class Sandbox:
     desired_state: DesiredState = DesiredState.STARTED
     error_reason: str | None = None
     recoverable: bool = False
+    node: str = ""
     run: Run = field(default_factory=Run)
     assignment_version: int = 1
     created_at: datetime
@@ -240,3 +246,12 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host that sandboxes run on; ``key`` seals the messages between control and its runners."""
+
+    name: str
+    key: bytes = field(repr=False)
+    joined_at: datetime

@@ -52,11 +52,14 @@ sandboxes = Table(
     Column("desired_state", String(32), nullable=False),
     Column("error_reason", Text),
     Column("recoverable", Boolean, nullable=False),
+    Column("node", String(255), nullable=False, server_default=""),
     Column("generation", Integer, nullable=False),
     Column("incarnation", String(32)),
     Column("up_sequence", BigInteger, nullable=False),
     Column("down_sequence", BigInteger, nullable=False),
     Column("pushed_version", Integer, nullable=False),
+    Column("exit_reason", Text),
+    Column("exit_reached", String(64), nullable=False, server_default=""),
     Column("assignment_version", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False, index=True),
     Column("updated_at", BigInteger, nullable=False),
@@ -107,4 +110,20 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("last_used_at", BigInteger),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("joined_at", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )

@@ -1,0 +1,35 @@
+"""Nodes: where disks are, how runs ended, and who leads."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns to sandboxes; make nodes and leases."""
+    for column in (
+        sa.Column("node", sa.String(length=255), nullable=False, server_default=""),
+        sa.Column("exit_reason", sa.Text(), nullable=True),
+        sa.Column("exit_reached", sa.String(length=64), nullable=False, server_default=""),
+    ):
+        op.add_column("sandboxes", column)
+    op.create_table(
+        "nodes",
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("joined_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_nodes")),
+    )
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("holder", sa.String(length=255), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
+    )
