@@ -1,7 +1,7 @@
 """The sandbox's control group: what the kernel counted against its limits.
 
 Works on cgroup v2 and on the v1 hierarchies of older hosts; runc makes the group, here it is only
-read, joined, emptied and removed.
+read, joined, ordered, emptied and removed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 
 ROOT = "/sys/fs/cgroup"
 PARENT = "yurt"
+_FIRST = -20  # the lowest nice value; it counts within a group only
 
 
 def is_v2(root: str = ROOT) -> bool:
@@ -61,6 +62,27 @@ def pids(directory: str) -> list[int]:
         except OSError:
             continue  # removed since it was listed
     return found
+
+
+def prefer_members(name: str) -> None:
+    """Let what is in the group now run before what joins it later or is started by it."""
+    for directory in directories(name)[:1]:
+        for pid in pids(directory):
+            prefer(pid)
+
+
+def prefer(pid: int) -> None:
+    """Let a process run before the others of its group, but not its children.
+
+    Best effort: it may have ended, and root of a container may be refused.
+    """
+    try:
+        for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            policy = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(thread, policy, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, _FIRST)
+    except OSError:
+        return
 
 
 def remove(name: str, wait_seconds: float = 1.0, root: str = ROOT) -> bool:

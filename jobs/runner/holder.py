@@ -305,6 +305,7 @@ class Holder:
             raise Ending("the gate ended again and again")
         self._start_gate()
         cgroup.join(self.job.sandbox_id, self._gate_pid)
+        cgroup.prefer(self._gate_pid)
         if self.phase == "ready":
             self._tell_gate()
 
@@ -314,6 +315,9 @@ class Holder:
         events = os.read(self.sandbox.pipes.event_fd, 64)
         if b"L" in events:
             self._agent_listens = True
+            # The first process, the agent and the gate: nothing of the user's runs yet. Else a
+            # fork bomb could not even be asked to end.
+            cgroup.prefer_members(self.job.sandbox_id)
             self._marks.add("agent")
             self._assign()
         if b"U" in events:

@@ -102,6 +102,15 @@ def test_the_agent_answers_nobody_but_the_gate(sandbox: Sandbox) -> None:
     assert "403" in fetched.stdout
 
 
+def test_init_agent_and_gate_run_before_what_the_user_starts(sandbox: Sandbox) -> None:
+    values = [os.getpriority(os.PRIO_PROCESS, pid) for pid in sandbox.rig.pids(ID)]
+    assert values.count(-20) == 3
+    said = sandbox.post(
+        "/process/execute", {"command": "busybox cut -d' ' -f19 /proc/self/stat; true"}
+    )
+    assert said["result"] == "0\n"
+
+
 def test_what_was_started_outlives_the_call(sandbox: Sandbox) -> None:
     sandbox.post("/process/execute", {"command": "sleep 400 & echo $! > /pid"})
     alive = "kill -0 $(cat /pid) && echo alive"

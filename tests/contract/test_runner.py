@@ -192,6 +192,8 @@ def test_holder_and_gate_are_apart(rig: Rig) -> None:
     os.kill(gate, signal.SIGKILL)
     fresh = eventually(lambda: (g := gate_status(rig, process.pid)) and g["Pid"] != status["Pid"])
     assert fresh
+    gate = int(gate_status(rig, process.pid)["Pid"])
+    eventually(lambda: os.getpriority(os.PRIO_PROCESS, gate) == -20)
     assert rig.stop(A, process)["reason"] == ""
 
 
@@ -199,7 +201,10 @@ def gate_status(rig: Rig, guard: int) -> dict[str, str]:
     """Return the fields of ``/proc/<gate>/status``."""
     holder = Path(f"/proc/{guard}/task/{guard}/children").read_text().split()[0]
     for child in Path(f"/proc/{holder}/task/{holder}/children").read_text().split():
-        lines = Path(f"/proc/{child}/status").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{child}/status").read_text().splitlines()
+        except OSError:
+            continue  # it has just ended
         fields = {k: v.strip() for k, _, v in (line.partition(":") for line in lines)}
         if fields["Uid"].split()[0].startswith("2516"):
             return fields
