@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from control.listing import Filter, Order, Page, SnapshotPage
-    from control.model import ApiKey, DesiredState, Sandbox, Snapshot, State
+    from control.model import ApiKey, DesiredState, Node, Sandbox, Snapshot, State
     from control.naming import SandboxId
 
 
@@ -49,7 +49,8 @@ class SandboxStore(Protocol):
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         """Replace a record by what ``mutate`` makes of it, atomically and durably.
 
-        ``mutate`` may raise: then nothing is changed. Returning its argument writes nothing.
+        ``mutate`` may raise: then nothing is changed. Returning its argument writes nothing. It
+        may be called twice, where the first was undone.
 
         Raises:
             NotFoundError: there is no such record.
@@ -117,6 +118,26 @@ class KeyStore(Protocol):
         ...
 
 
+class NodeStore(Protocol):
+    """Nodes; the key of each is readable with the installation's own secrets only."""
+
+    async def put(self, node: Node) -> None:
+        """Store a node in the place of one with the same name."""
+        ...
+
+    async def get(self, name: str) -> Node | None:
+        """Return the node with this name."""
+        ...
+
+    async def all(self) -> list[Node]:
+        """Return all nodes, by name."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Remove a node; one that is not there is fine."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -133,6 +154,34 @@ class Store(Protocol):
     @property
     def keys(self) -> KeyStore:
         """API keys."""
+        ...
+
+    @property
+    def nodes(self) -> NodeStore:
+        """Nodes."""
+        ...
+
+    async def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease for ``seconds`` from now, unless another holder's has not expired.
+
+        Counted by the database's clock. A holder counts from before the call, and does nothing in
+        the lease's name once that much time is over, also if this raises.
+
+        Raises:
+            UnavailableError: nobody knows; ask again.
+        """
+        ...
+
+    async def release(self, name: str, holder: str) -> None:
+        """Give a lease back; one that is another's by now stays theirs."""
+        ...
+
+    def changes(self) -> AsyncIterator[SandboxId]:
+        """Yield the ids of sandboxes as any process changes them; made and removed is changed, too.
+
+        Never ends. From the first step on none is missed: after a lost connection every sandbox
+        there is comes again. A store of one process yields nothing: whoever wrote knows.
+        """
         ...
 
     async def ping(self) -> None:

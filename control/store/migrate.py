@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
+from control.store.database import Turn, take_turn
+
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
@@ -19,7 +21,8 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def upgrade(connection: Connection) -> None:
-    """Run every migration that this database has not had."""
+    """Run every migration that this database has not had, while no other process does."""
+    take_turn(connection, Turn.MIGRATE)
     if _revision(connection) == HEAD:
         return
     from alembic import command  # a third of a second, which most starts need not spend

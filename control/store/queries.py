@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, not_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, literal, not_, select, tuple_
 
 from control.listing import Filter, Order, Period, Position, SortField, Span
 from control.model import DesiredState, Sandbox, State
@@ -93,7 +93,9 @@ def ordered(statement: Select[Any], order: Order) -> Select[Any]:
     column, key = _COLUMNS[order.by], sandboxes.c.id
     if order.after is not None:
         here = tuple_(column, key)
-        there = tuple_(order.after.value, order.after.sandbox_id)
+        there = tuple_(
+            literal(order.after.value, column.type), literal(order.after.sandbox_id, key.type)
+        )
         statement = statement.where(here < there if order.descending else here > there)
     if order.descending:
         statement = statement.order_by(column.desc(), key.desc())

@@ -1,22 +1,17 @@
-"""The store over SQL.
-
-Writes go through one connection, one after the other: SQLite has one writer anyway, and a queue in
-the process is fairer than its busy time-out. Reads have connections of their own.
-"""
+"""The store over SQL: sandboxes, snapshots, keys, and all of it together."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, delete, func, insert, literal, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeoutError
 
-from control.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
 from control.model import LIVE_STATES, ApiKey, Sandbox, Snapshot
 from control.naming import SandboxId, is_sandbox_id
+from control.store import cluster
+from control.store.database import POSTGRESQL, Database, Turn, take_turn
 from control.store.queries import matching, ordered, position
 from control.store.rows import (
     key_from,
@@ -34,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Executable, Row
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from control.store import Outline
     from control.vault import Vault
@@ -55,41 +49,6 @@ _REPLACE = (
 )
 
 
-class Database:
-    """Two engines over one database: one connection that writes, several that read."""
-
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
-        self._writer, self._reader = writer, reader
-        self._writing = asyncio.Lock()
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that is committed at the end, or undone by an exception."""
-        async with self._writing:
-            with _errors():
-                async with self._writer.begin() as connection:
-                    yield connection
-
-    async def rows(
-        self, statement: Executable, parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[Row[Any]]:
-        """Read."""
-        with _errors():
-            async with self._reader.connect() as connection:
-                return (await connection.execute(statement, parameters)).all()
-
-
-class _errors:  # noqa: N801 - used as a function; a generator would cost a frame per statement
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, IntegrityError):
-            raise ConflictError("the name is taken") from error
-        if isinstance(error, DBAPIError | PoolTimeoutError):
-            raise UnavailableError("the database does not answer; try again") from error
-
-
 class SqlSandboxes:
     """``SandboxStore``."""
 
@@ -99,7 +58,9 @@ class SqlSandboxes:
     async def insert(self, sandbox: Sandbox, *, most: int) -> None:
         """See ``SandboxStore.insert``."""
         values = sandbox_values(sandbox, self._vault)
-        async with self._database.write() as connection:
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.run_sync(take_turn, Turn.COUNT)
             there = await connection.scalar(
                 select(func.count()).select_from(sandboxes).where(matching(Filter()))
             )
@@ -107,6 +68,8 @@ class SqlSandboxes:
                 raise InvalidError(_NO_ROOM.format(most=most))
             await connection.execute(_INSERT, values)
             await _write_labels(connection, sandbox.id, sandbox.labels)
+
+        await self._database.write(work)
 
     async def get(self, id_or_name: str) -> Sandbox | None:
         """See ``SandboxStore.get``."""
@@ -117,7 +80,8 @@ class SqlSandboxes:
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         """See ``SandboxStore.change``."""
         key = {"key": sandbox_id}
-        async with self._database.write() as connection:
+
+        async def work(connection: AsyncConnection) -> Sandbox:
             row = (await connection.execute(_BY_ID_TO_CHANGE, key)).one_or_none()
             if row is None:
                 raise NotFoundError(f"Sandbox with ID or name {sandbox_id} not found")
@@ -130,11 +94,16 @@ class SqlSandboxes:
                 await _write_labels(connection, sandbox_id, new.labels)
             return new
 
+        return await self._database.write(work)
+
     async def remove(self, sandbox_id: SandboxId) -> None:
         """See ``SandboxStore.remove``."""
-        async with self._database.write() as connection:
-            await connection.execute(delete(labels).where(labels.c.sandbox_id == sandbox_id))
+
+        async def work(connection: AsyncConnection) -> None:
+            # Its labels go with it.
             await connection.execute(delete(sandboxes).where(sandboxes.c.id == sandbox_id))
+
+        await self._database.write(work)
 
     async def page(self, wanted: Filter, order: Order) -> Page:
         """See ``SandboxStore.page``."""
@@ -195,16 +164,22 @@ class SqlSnapshots:
     async def put(self, snapshot: Snapshot) -> None:
         """See ``SnapshotStore.put``."""
         c = snapshots.c
-        async with self._database.write() as connection:
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.run_sync(take_turn, Turn.PUT)
             await connection.execute(
                 delete(snapshots).where((c.id == snapshot.id) | (c.name == snapshot.name))
             )
             await connection.execute(insert(snapshots).values(snapshot_values(snapshot)))
 
+        await self._database.write(work)
+
     async def page(self, *, name: str, limit: int, offset: int) -> SnapshotPage:
         """See ``SnapshotStore.page``."""
-        fits = func.instr(snapshots.c.name, name) > 0 if name else literal(value=True)
-        order = (snapshots.c.created_at.desc(), snapshots.c.id)
+        c = snapshots.c
+        # "contains", with no case ignored: what every database spells alike.
+        fits = func.replace(c.name, name, "") != c.name if name else literal(value=True)
+        order = (c.created_at.desc(), c.id)
         statement = select(snapshots).where(fits).order_by(*order).limit(limit).offset(offset)
         rows = await self._database.rows(statement)
         counted = await self._database.rows(select(func.count()).select_from(snapshots).where(fits))
@@ -226,27 +201,44 @@ class SqlKeys:
 
     async def insert(self, key: ApiKey) -> list[SandboxId]:
         """See ``KeyStore.insert``."""
-        async with self._database.write() as connection:
+
+        async def work(connection: AsyncConnection) -> list[SandboxId]:
+            await _hold_still(connection)
             await connection.execute(insert(api_keys).values(key_values(key)))
             return await _raise_versions(connection)
 
+        return await self._database.write(work)
+
     async def remove(self, name: str) -> list[SandboxId]:
         """See ``KeyStore.remove``."""
-        async with self._database.write() as connection:
+
+        async def work(connection: AsyncConnection) -> list[SandboxId]:
+            await _hold_still(connection)
             gone = await connection.execute(delete(api_keys).where(api_keys.c.name == name))
             if gone.rowcount == 0:
                 raise NotFoundError(f"API key {name} not found")
             return await _raise_versions(connection)
 
+        return await self._database.write(work)
+
     async def used(self, times: Sequence[tuple[str, datetime]]) -> None:
         """See ``KeyStore.used``."""
-        async with self._database.write() as connection:
-            for name, moment in times:
+
+        async def work(connection: AsyncConnection) -> None:
+            for name, moment in sorted(times):  # all in one order: nobody waits in a circle
                 await connection.execute(
                     update(api_keys)
                     .where(api_keys.c.name == name)
                     .values(last_used_at=to_ms(moment))
                 )
+
+        await self._database.write(work)
+
+
+async def _hold_still(connection: AsyncConnection) -> None:
+    """Let no sandbox change until the transaction is over: none may come alive past a new key."""
+    if connection.dialect.name == POSTGRESQL:
+        await connection.execute(text("LOCK TABLE sandboxes IN EXCLUSIVE MODE"))
 
 
 async def _raise_versions(connection: AsyncConnection) -> list[SandboxId]:
@@ -262,11 +254,26 @@ async def _raise_versions(connection: AsyncConnection) -> list[SandboxId]:
 class SqlStore:
     """``Store``."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
-        self._database = database
+    def __init__(
+        self, database: Database, vault: Vault, changes: Callable[[], AsyncIterator[SandboxId]]
+    ) -> None:
+        self._database, self._changes = database, changes
         self.sandboxes = SqlSandboxes(database, vault)
         self.snapshots = SqlSnapshots(database)
         self.keys = SqlKeys(database)
+        self.nodes = cluster.SqlNodes(database, vault)
+
+    async def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """See ``Store.lease``."""
+        return await cluster.lease(self._database, name, holder, seconds)
+
+    async def release(self, name: str, holder: str) -> None:
+        """See ``Store.release``."""
+        await cluster.release(self._database, name, holder)
+
+    def changes(self) -> AsyncIterator[SandboxId]:
+        """See ``Store.changes``."""
+        return self._changes()
 
     async def ping(self) -> None:
         """See ``Store.ping``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from control.naming import SandboxId
+from control.store.database import Database
 from control.store.migrate import upgrade
-from control.store.sql import Database, SqlStore
+from control.store.sql import SqlStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,10 +39,16 @@ async def open_sqlite(path: Path, vault: Vault) -> AsyncIterator[SqlStore]:
     try:
         async with writer.begin() as connection:
             await connection.run_sync(upgrade)
-        yield SqlStore(Database(writer, reader), vault)
+        yield SqlStore(Database(writer, reader, writers=1), vault, _no_changes)
     finally:
         await reader.dispose()
         await writer.dispose()
+
+
+async def _no_changes() -> AsyncIterator[SandboxId]:
+    """Wait for ever: one control has this file, and knows what it wrote."""
+    await asyncio.get_running_loop().create_future()
+    yield SandboxId("")
 
 
 def _make_private(path: Path) -> None:

@@ -25,13 +25,20 @@ metadata = MetaData(
     }
 )
 
+
+def _sorted(length: int) -> String:
+    """Describe a text that lists are sorted by: byte by byte, whatever the database's language."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+# In PostgreSQL, a trigger of the migrations tells every change of these rows (changes.py).
 sandboxes = Table(
     "sandboxes",
     metadata,
-    Column("id", String(26), primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("id", _sorted(26), primary_key=True),
+    Column("name", _sorted(255), nullable=False, unique=True),
     Column("organization_id", String(64), nullable=False),
-    Column("snapshot", String(255), nullable=False),
+    Column("snapshot", _sorted(255), nullable=False),
     Column("image_id", String(64), nullable=False),
     Column("user", String(255), nullable=False),
     Column("entrypoint", Text, nullable=False),
@@ -41,14 +48,14 @@ sandboxes = Table(
     Column("private_ports", Text, nullable=False),
     Column("network_block_all", Boolean, nullable=False),
     Column("network_allow", Text, nullable=False),
-    Column("target", String(64), nullable=False),
+    Column("target", _sorted(64), nullable=False),
     Column("cpu", Integer, nullable=False),
     Column("memory_gib", Integer, nullable=False),
     Column("disk_gib", Integer, nullable=False),
     Column("auto_stop_minutes", Integer, nullable=False),
     Column("auto_archive_minutes", Integer, nullable=False),
     Column("auto_delete_minutes", Integer, nullable=False),
-    Column("state", String(32), nullable=False, index=True),
+    Column("state", _sorted(32), nullable=False, index=True),
     Column("desired_state", String(32), nullable=False),
     Column("error_reason", Text),
     Column("recoverable", Boolean, nullable=False),

@@ -327,6 +327,6 @@ async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Pat
         other.execute("COMMIT")
         other.close()
         await writing
-        async with store._database.write() as connection:
+        async with store._database._writer.connect() as connection:
             mode = await connection.exec_driver_sql("PRAGMA synchronous")
             assert mode.scalar() == 2

@@ -11,6 +11,10 @@ branch_labels = None
 depends_on = None
 
 
+def _sorted(length: int) -> sa.String:
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     """Make sandboxes, labels, snapshots and API keys."""
     op.create_table(
@@ -27,10 +31,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "sandboxes",
-        sa.Column("id", sa.String(length=26), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("id", _sorted(26), nullable=False),
+        sa.Column("name", _sorted(255), nullable=False),
         sa.Column("organization_id", sa.String(length=64), nullable=False),
-        sa.Column("snapshot", sa.String(length=255), nullable=False),
+        sa.Column("snapshot", _sorted(255), nullable=False),
         sa.Column("image_id", sa.String(length=64), nullable=False),
         sa.Column("user", sa.String(length=255), nullable=False),
         sa.Column("entrypoint", sa.Text(), nullable=False),
@@ -40,14 +44,14 @@ def upgrade() -> None:
         sa.Column("private_ports", sa.Text(), nullable=False),
         sa.Column("network_block_all", sa.Boolean(), nullable=False),
         sa.Column("network_allow", sa.Text(), nullable=False),
-        sa.Column("target", sa.String(length=64), nullable=False),
+        sa.Column("target", _sorted(64), nullable=False),
         sa.Column("cpu", sa.Integer(), nullable=False),
         sa.Column("memory_gib", sa.Integer(), nullable=False),
         sa.Column("disk_gib", sa.Integer(), nullable=False),
         sa.Column("auto_stop_minutes", sa.Integer(), nullable=False),
         sa.Column("auto_archive_minutes", sa.Integer(), nullable=False),
         sa.Column("auto_delete_minutes", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("state", _sorted(32), nullable=False),
         sa.Column("desired_state", sa.String(length=32), nullable=False),
         sa.Column("error_reason", sa.Text(), nullable=True),
         sa.Column("recoverable", sa.Boolean(), nullable=False),

@@ -11,8 +11,21 @@ branch_labels = None
 depends_on = None
 
 
+_FUNCTION = """
+CREATE FUNCTION yurt_sandbox_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_notify('yurt_sandboxes', COALESCE(NEW.id, OLD.id));
+  RETURN NULL;
+END $$
+"""
+_TRIGGER = """
+CREATE TRIGGER yurt_sandbox_changed AFTER INSERT OR UPDATE OR DELETE ON sandboxes
+FOR EACH ROW EXECUTE FUNCTION yurt_sandbox_changed()
+"""
+
+
 def upgrade() -> None:
-    """Add the columns to sandboxes; make nodes and leases."""
+    """Add the columns to sandboxes; make nodes and leases; tell changes where that can be done."""
     for column in (
         sa.Column("node", sa.String(length=255), nullable=False, server_default=""),
         sa.Column("exit_reason", sa.Text(), nullable=True),
@@ -33,3 +46,6 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(_FUNCTION)
+        op.execute(_TRIGGER)
