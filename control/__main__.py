@@ -73,10 +73,14 @@ async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters
     )
     routes = settings.data / "traefik" / "dynamic"
     routes.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def node_key(_: str) -> bytes:  # noqa: RUF029 - awaited like any other
+        return secrets.node_key
+
     async with (
         open_sqlite(settings.data / "yurt.db", Vault(secrets.master_key)) as store,
         LocalScheduler(node) as scheduler,
-        HttpGates(secrets.node_key) as gates,
+        HttpGates(node_key) as gates,
     ):
         yield Adapters(store, scheduler, FileRegistry(routes), gates)
 

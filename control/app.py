@@ -109,17 +109,29 @@ class Control:
             store=store,
             sandboxes=Sandboxes(store, self.records, settings, self.wake, now),
             keys=self._keys,
-            reports=Reports(self.records, self.assignment, self.wake, now),
-            node_keys={NODE: self._secrets.node_key},
+            reports=Reports(
+                self.records,
+                self._adapters.scheduler.allocation,
+                self.assignment,
+                self.wake,
+                now,
+            ),
+            node_key=self._node_key,
+            troubles=lambda: self.reconciler.troubles,
             now=now,
         )
+
+    async def _node_key(self, name: str) -> bytes | None:
+        return self._secrets.node_key if name == NODE else None
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""
         self.reconciler.wake(sandbox_id)
 
-    def assignment(self, sandbox: Sandbox) -> Mapping[str, Any]:
+    async def assignment(self, sandbox: Sandbox) -> Mapping[str, Any]:
         """Write a sandbox's assignment with the keys of now."""
+        if self._settings.is_shared:
+            await self._keys.refresh()
         return assignment(sandbox, self._keys.all(), now())
 
     async def __aenter__(self) -> Self:

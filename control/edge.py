@@ -122,8 +122,8 @@ class Edge:
             raise UnauthenticatedError(str(error)) from error
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, sandbox: Sandbox) -> None:
-        route = self._routes.get(sandbox.id)
-        if route is None or route.generation != sandbox.run.generation:
+        route = await self._routes.find(sandbox.id, sandbox.run.generation)
+        if route is None:
             raise UnavailableError("the sandbox is not reachable yet; try again")
         await self._forwarder.pass_on(scope, receive, send, (route.address, route.port))
 
@@ -142,4 +142,5 @@ class Edge:
 
 
 def _is_up(sandbox: Sandbox) -> bool:
-    return sandbox.state is State.STARTED
+    """Tell whether a sandbox may answer; while its node is lost, its gate may all the same."""
+    return sandbox.state in {State.STARTED, State.UNKNOWN}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
@@ -12,7 +13,7 @@ from control.errors import UnavailableError
 from jobs.runner.message import DOWN, DOWN_ANSWER, BadMessage, Head, seal, unseal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from control.model import Run
     from control.naming import SandboxId
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _OK = 200
+_DARK_SECONDS = 5.0
 
 
 class Gates(Protocol):
@@ -42,8 +44,10 @@ class Gates(Protocol):
 class HttpGates:
     """``Gates`` over HTTP; use as an asynchronous context manager."""
 
-    def __init__(self, node_key: bytes) -> None:
-        self._key = node_key
+    def __init__(self, key_of: Callable[[str], Awaitable[bytes | None]]) -> None:
+        """Prepare; ``key_of`` gives the key of a node by its name, None if it is not known."""
+        self._key_of = key_of
+        self._dark: dict[str, float] = {}
         # No connection is kept: messages are rare, and each gate has its own life.
         self._client = httpx.AsyncClient(
             timeout=_TIMEOUT,
@@ -66,24 +70,47 @@ class HttpGates:
         if run.incarnation is None:
             raise UnavailableError(f"no runner has reported for {sandbox_id}")
         head = Head(allocation.node, sandbox_id, run.generation, run.incarnation, run.down_sequence)
+        key = await self._key_of(allocation.node)
+        if key is None:
+            raise UnavailableError(f"node {allocation.node} has not joined: its key is not known")
         body = json.dumps(order).encode()
         try:
-            answer = await self._client.post(
-                f"http://{host(allocation.address)}:{allocation.port}/_yurt/message",
-                content=body,
-                headers=seal(self._key, DOWN, head, body),
-            )
+            answer = await self._post(allocation, body, seal(key, DOWN, head, body))
             if answer.status_code != _OK:
                 raise UnavailableError(
                     f"the runner of {sandbox_id} refused {order['op']}: {answer.status_code}"
                 )
-            answered = unseal(self._key, DOWN_ANSWER, answer.headers, answer.content)
+            answered = unseal(key, DOWN_ANSWER, answer.headers, answer.content)
         except (httpx.HTTPError, BadMessage) as error:
             raise UnavailableError(f"the runner of {sandbox_id} does not answer") from error
         if answered.fields() != head.fields():
             raise UnavailableError(f"the runner of {sandbox_id} answered another message")
         said: dict[str, Any] = json.loads(answer.content)
         return said
+
+    async def _post(
+        self, allocation: Allocation, body: bytes, fields: dict[str, str]
+    ) -> httpx.Response:
+        """Post to a gate, unless its whole machine lately did not even refuse a connection.
+
+        Of many sandboxes on a machine that is gone, only one at a time waits for it.
+        """
+        address, now = allocation.address, time.monotonic()
+        if now < self._dark.get(address, 0.0):
+            raise UnavailableError(f"nothing at {address} answers")
+        if address in self._dark:
+            self._dark[address] = now + _DARK_SECONDS
+        url = f"http://{host(address)}:{allocation.port}/_yurt/message"
+        try:
+            answer = await self._client.post(url, content=body, headers=fields)
+        except httpx.ConnectTimeout:
+            self._dark[address] = time.monotonic() + _DARK_SECONDS
+            raise
+        except httpx.HTTPError:
+            self._dark.pop(address, None)
+            raise
+        self._dark.pop(address, None)
+        return answer
 
 
 def no_tls() -> ssl.SSLContext:

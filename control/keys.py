@@ -1,10 +1,11 @@
 """API keys: who is asking, and what they may do.
 
-All keys are in memory, so a request costs no read; every change goes through here.
+All keys are in memory, so a request costs no read; every change of this process goes through here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -45,17 +46,23 @@ class KeyRing:
     ) -> None:
         self._store, self._now, self._wake = store, now, wake
         self._by_prefix: dict[str, ApiKey] = {}
+        self._changing = asyncio.Lock()
         self._used: dict[str, datetime] = {}
 
     async def load(self, first_key: str) -> None:
         """Read all keys, and make sure that the installation's first key is among them."""
-        self._by_prefix = {key.prefix: key for key in await self._store.all()}
+        await self.refresh()
         known = self._find(FIRST)
         if known is not None and hmac.compare_digest(known.hash, hash_of(first_key)):
             return
         if known is not None:
             await self._drop(known)
         await self._add(self._described(FIRST, first_key, frozenset(Permission), None))
+
+    async def refresh(self) -> None:
+        """Read all keys: another control may have changed them."""
+        async with self._changing:
+            self._by_prefix = {key.prefix: key for key in await self._store.all()}
 
     def all(self) -> list[ApiKey]:
         """Return all keys with when they were last used, the oldest first."""
@@ -159,21 +166,23 @@ class KeyRing:
         )
 
     async def _add(self, key: ApiKey) -> None:
-        self._by_prefix[key.prefix] = key
-        try:
-            concerned = await self._store.insert(key)
-        except BaseException:
-            del self._by_prefix[key.prefix]
-            raise
+        async with self._changing:
+            self._by_prefix[key.prefix] = key
+            try:
+                concerned = await self._store.insert(key)
+            except BaseException:
+                del self._by_prefix[key.prefix]
+                raise
         self._tell(concerned)
 
     async def _drop(self, key: ApiKey) -> None:
-        del self._by_prefix[key.prefix]
-        try:
-            concerned = await self._store.remove(key.name)
-        except BaseException:
-            self._by_prefix[key.prefix] = key
-            raise
+        async with self._changing:
+            self._by_prefix.pop(key.prefix, None)
+            try:
+                concerned = await self._store.remove(key.name)
+            except BaseException:
+                self._by_prefix[key.prefix] = key
+                raise
         self._tell(concerned)
 
     def _tell(self, concerned: Iterable[SandboxId]) -> None:

@@ -7,9 +7,16 @@ the wire's own, which clients look for.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from control.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from control.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from control.model import LIVE_STATES, STARTING_STATES, DesiredState, Run, Sandbox, State
 
 if TYPE_CHECKING:
@@ -17,9 +24,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from jobs.runner.message import Head
+    from jobs.scheduler import Allocation
 
 MAX_REASON = 2000
+MAX_PHASE = 20
+# From the start on, however long the parts of an image go on to arrive.
+MOST_FETCHING = timedelta(minutes=15)
 _RUNNING = LIVE_STATES | {State.STOPPING}
+_ENDING = frozenset({State.STOPPING, State.DESTROYING})
 
 
 def not_found(id_or_name: str) -> NotFoundError:
@@ -93,9 +105,9 @@ def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
         return sandbox
     if sandbox.state is State.ERROR:
         raise InvalidError("Sandbox is not in a stoppable state")
-    if not sandbox.is_settled:
+    if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
         raise ConflictError("Sandbox state change in progress")
-    if sandbox.state is not State.STARTED:
+    if sandbox.state not in {State.STARTED, State.UNKNOWN}:
         raise InvalidError("Sandbox is not in a stoppable state")
     if sandbox.intervals.delete == 0:
         return delete(sandbox, now)
@@ -149,20 +161,55 @@ def exists(sandbox: Sandbox) -> None:
 # -- what runners report -----------------------------------------------------------------------
 
 
-def claim(sandbox: Sandbox, head: Head, now: datetime) -> Sandbox:
-    """Give this generation to the runner that asks first; it may ask again.
+def claim(sandbox: Sandbox, head: Head, allocation: Allocation | None, now: datetime) -> Sandbox:
+    """Give this generation to the runner that asks first where it was placed; it may ask again.
 
     Raises:
         ConflictError: the generation is over, or another runner has it.
-        ForbiddenError: the report was seen before.
+        ForbiddenError: it was placed on another node, or the report was seen before.
+        UnavailableError: the scheduler does not say yet where it was placed.
     """
+    sandbox = _claimed(sandbox, head, allocation)
+    run = replace(sandbox.run, pushed_version=sandbox.assignment_version)
+    return replace(sandbox, run=run, updated_at=now)
+
+
+def _claimed(sandbox: Sandbox, head: Head, allocation: Allocation | None) -> Sandbox:
     run = sandbox.run
     if head.generation != run.generation or sandbox.state not in STARTING_STATES:
         raise ConflictError("this start of the sandbox is over")
     if run.incarnation not in {None, head.incarnation}:
         raise ConflictError("another runner has this start of the sandbox")
-    run = replace(run, incarnation=head.incarnation, pushed_version=sandbox.assignment_version)
-    return replace(_reported(replace(sandbox, run=run), head), updated_at=now)
+    if allocation is None or not allocation.node or allocation.generation < head.generation:
+        raise UnavailableError("the scheduler does not say yet where this start was placed")
+    if allocation.generation != head.generation:
+        raise ConflictError("this start of the sandbox is over")
+    if allocation.node != head.node or sandbox.node not in {"", head.node}:
+        raise ForbiddenError("this start of the sandbox was placed on another node")
+    claimed = replace(sandbox, node=head.node, run=replace(run, incarnation=head.incarnation))
+    return _reported(claimed, head)
+
+
+def fetching(
+    sandbox: Sandbox, head: Head, allocation: Allocation | None, text: str, now: datetime
+) -> Sandbox:
+    """Note that a start waits for its image, and give it more time, up to a bound.
+
+    It claims the generation, too: an image is fetched before there is anything to assign.
+
+    Raises:
+        ConflictError: the generation is over, or another runner has it.
+        ForbiddenError: it was placed on another node, or the report was seen before.
+        UnavailableError: the scheduler does not say yet where it was placed.
+    """
+    sandbox = _claimed(sandbox, head, allocation)
+    goes_on = now < sandbox.last_activity_at + MOST_FETCHING
+    return replace(
+        sandbox,
+        changed_at=now if goes_on else sandbox.changed_at,
+        updated_at=now,
+        error_reason=text[:MAX_REASON],
+    )
 
 
 def ready(sandbox: Sandbox, head: Head, now: datetime) -> Sandbox:
@@ -192,24 +239,30 @@ def notice(sandbox: Sandbox, head: Head, text: str, now: datetime) -> Sandbox:
         ForbiddenError: the report was seen before.
     """
     sandbox = _reported(_own(sandbox, head), head)
-    if sandbox.state not in LIVE_STATES:
+    if sandbox.state not in LIVE_STATES - {State.UNKNOWN}:
         return sandbox
     return replace(sandbox, error_reason=text[:MAX_REASON], updated_at=now)
 
 
-def exiting(sandbox: Sandbox, head: Head) -> Sandbox:
-    """Note a runner's last word. That it has ended is the scheduler's to say.
+def exiting(sandbox: Sandbox, head: Head, reason: str, reached: str) -> Sandbox:
+    """Note a runner's last word: why it ends, and how far it came.
+
+    That it has ended is the scheduler's to say.
 
     Raises:
         ConflictError: the runner is not the one that has this generation.
         ForbiddenError: the report was seen before.
     """
-    return _reported(_own(sandbox, head), head)
+    sandbox = _reported(_own(sandbox, head), head)
+    last = replace(sandbox.run, exit_reason=reason[:MAX_REASON], exit_reached=reached[:MAX_PHASE])
+    return replace(sandbox, run=last)
 
 
 def _own(sandbox: Sandbox, head: Head) -> Sandbox:
     if (head.generation, head.incarnation) != (sandbox.run.generation, sandbox.run.incarnation):
         raise ConflictError("this start of the sandbox is over")
+    if head.node != sandbox.node:
+        raise ForbiddenError("this start of the sandbox was placed on another node")
     return sandbox
 
 
@@ -240,11 +293,42 @@ def stopped(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sa
     return replace(moved, error_reason=reason[:MAX_REASON] or None)
 
 
+def lost(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:
+    """Note that nobody can tell whether a started sandbox runs."""
+    if sandbox.run.generation != generation or sandbox.state is not State.STARTED:
+        return sandbox
+    moved = _moved(sandbox, State.UNKNOWN, sandbox.desired_state, now)
+    return replace(moved, error_reason=reason[:MAX_REASON])
+
+
+def found(sandbox: Sandbox, generation: int, now: datetime) -> Sandbox:
+    """Note that a lost sandbox runs."""
+    if sandbox.run.generation != generation or sandbox.state is not State.UNKNOWN:
+        return sandbox
+    moved = _moved(sandbox, State.STARTED, sandbox.desired_state, now)
+    return replace(moved, error_reason=None)
+
+
+def placed(sandbox: Sandbox, generation: int, node: str) -> Sandbox:
+    """Note where a start was placed that never reported itself."""
+    if sandbox.run.generation != generation or sandbox.node:
+        return sandbox
+    return replace(sandbox, node=node)
+
+
+def delayed(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:
+    """Note why a stop or a deletion has to wait."""
+    if sandbox.run.generation != generation or sandbox.state not in _ENDING:
+        return sandbox
+    return replace(sandbox, error_reason=reason[:MAX_REASON], updated_at=now)
+
+
 def destroyed(sandbox: Sandbox, now: datetime) -> Sandbox:
     """Note that nothing is left of a deleted sandbox but its record."""
     if sandbox.state is not State.DESTROYING:
         return sandbox
-    return _moved(sandbox, State.DESTROYED, DesiredState.DESTROYED, now)
+    moved = _moved(sandbox, State.DESTROYED, DesiredState.DESTROYED, now)
+    return replace(moved, error_reason=None)
 
 
 def next_message(sandbox: Sandbox) -> Sandbox:

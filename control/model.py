@@ -47,7 +47,7 @@ class State(StrEnum):
 
 
 STARTING_STATES = frozenset({State.CREATING, State.STARTING})
-LIVE_STATES = STARTING_STATES | {State.STARTED}
+LIVE_STATES = STARTING_STATES | {State.STARTED, State.UNKNOWN}  # unknown: perhaps it runs
 
 
 class DesiredState(StrEnum):

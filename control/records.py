@@ -84,6 +84,11 @@ class Records:
                 self._bells.pop(sandbox.id, None)
         return sandbox
 
+    def ring(self, sandbox_id: SandboxId | None = None) -> None:
+        """Wake those who wait for a record that another process changed; None: any record."""
+        for rung in [sandbox_id] if sandbox_id is not None else list(self._bells):
+            self._ring(rung)
+
     def close(self) -> None:
         """Let nobody wait any longer: this process is about to end."""
         self._closing = True

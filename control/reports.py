@@ -10,12 +10,13 @@ from control.errors import InvalidError
 from control.naming import SandboxId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
     from control.model import Sandbox
     from control.records import Records
     from jobs.runner.message import Head
+    from jobs.scheduler import Allocation
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,22 @@ class Reports:
     def __init__(
         self,
         records: Records,
-        assignment: Callable[[Sandbox], Mapping[str, Any]],
+        placed: Callable[[SandboxId], Awaitable[Allocation | None]],
+        assignment: Callable[[Sandbox], Awaitable[Mapping[str, Any]]],
         wake: Callable[[SandboxId], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._records, self._assignment, self._wake, self._now = records, assignment, wake, now
+        """Prepare.
+
+        Args:
+            records: what is changed.
+            placed: asks the scheduler where a sandbox is.
+            assignment: builds a sandbox's assignment with the keys of now.
+            wake: has a sandbox looked at.
+            now: tells the time.
+        """
+        self._records, self._placed, self._assignment = records, placed, assignment
+        self._wake, self._now = wake, now
 
     async def take(self, head: Head, report: Mapping[str, Any]) -> Mapping[str, Any]:
         """Note a report and return the answer; the first one is answered by the assignment.
@@ -38,21 +50,35 @@ class Reports:
         Raises:
             NotFoundError: there is no such sandbox: the runner must end.
             ConflictError: this start of it is over: the runner must end.
-            ForbiddenError: the report was seen before.
+            ForbiddenError: the report was seen before, or is not from where the sandbox is.
+            UnavailableError: nobody can tell now where it is; the runner asks again.
             InvalidError: it is none.
         """
         sandbox_id, now = SandboxId(head.sandbox), self._now()
         match report:
             case {"phase": "assign"}:
-                changed = await self._change(sandbox_id, lambda s: lifecycle.claim(s, head, now))
-                return self._assignment(changed)
+                where = await self._placed(sandbox_id)
+                changed = await self._change(
+                    sandbox_id, lambda s: lifecycle.claim(s, head, where, now)
+                )
+                return await self._assignment(changed)
+            case {"phase": "fetching", "message": str(text)}:
+                where = await self._placed(sandbox_id)
+                await self._change(
+                    sandbox_id, lambda s: lifecycle.fetching(s, head, where, text, now)
+                )
+                logger.info("fetching", extra={"sandbox_id": sandbox_id, "detail": text[:500]})
+                return {}
             case {"phase": "ready"}:
                 await self._change(sandbox_id, lambda s: lifecycle.ready(s, head, now))
             case {"phase": "notice", "message": str(text)}:
                 await self._change(sandbox_id, lambda s: lifecycle.notice(s, head, text, now))
             case {"phase": "exit"}:
                 # Nobody is woken: it has ended when the scheduler says so, in a moment.
-                await self._change(sandbox_id, lambda s: lifecycle.exiting(s, head))
+                reason, reached = (str(report.get(name, "")) for name in ("reason", "reached"))
+                await self._change(
+                    sandbox_id, lambda s: lifecycle.exiting(s, head, reason, reached)
+                )
                 return {}
             case _:
                 raise InvalidError("not a report")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
     from control.keys import KeyRing
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The use cases; ``node_keys`` are what the messages of each node are sealed with."""
+    """The use cases.
+
+    ``node_key`` gives what the messages of a node are sealed with, None for one that is not known;
+    ``troubles`` says what does not answer, by its name.
+    """
 
     settings: Settings
     store: Store
     sandboxes: Sandboxes
     keys: KeyRing
     reports: Reports
-    node_keys: Mapping[str, bytes]
+    node_key: Callable[[str], Awaitable[bytes | None]]
+    troubles: Callable[[], Mapping[str, str]]
     now: Callable[[], datetime]

@@ -331,6 +331,11 @@ class Settings(BaseSettings):
             raise ValueError(f"YURT_{name}_TOKEN_FILE: {file} is empty")
         return token
 
+    @property
+    def is_shared(self) -> bool:
+        """Tell whether other controls may work with the same records."""
+        return bool(self.database_url)
+
     @cached_property
     def control_door(self) -> tuple[str, int] | None:
         """Address and port where control listens for other machines; None if it does not."""

@@ -118,7 +118,7 @@ class MemoryScheduler:
     async def work(
         self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
     ) -> dict[str, Any]:
-        """See ``Scheduler.work``; only ``remove-disk`` does anything."""
+        """See ``Scheduler.work``; it knows ``remove-disk`` and ``inventory``."""
         await self._reach()
         if node in self.lost:
             raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
@@ -128,6 +128,8 @@ class MemoryScheduler:
             if there is not None and there.running:
                 raise UnavailableError(f"remove-disk failed: the disk of {sandbox_id} is in use")
             self.disks.discard(sandbox_id)
+        if verb == "inventory":
+            return {"disks": {sandbox_id: {} for sandbox_id in self.disks}}
         return {}
 
     async def nodes(self) -> list[NodeStatus]:

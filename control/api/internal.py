@@ -28,7 +28,7 @@ async def report(request: Request) -> Response:
         raise no_route(request.method, request.url.path)
     service = service_of(request)
     body = await request.body()
-    head = _opened(service, request, body)
+    head, key = await _opened(service, request, body)
     try:
         said: Any = from_json(body)
     except ValueError as error:
@@ -36,16 +36,15 @@ async def report(request: Request) -> Response:
     if not isinstance(said, dict):
         raise InvalidError("not a report")
     answered = json.dumps(dict(await service.reports.take(head, said))).encode()
-    sealed = seal(service.node_keys[head.node], UP_ANSWER, head, answered)
+    sealed = seal(key, UP_ANSWER, head, answered)
     return Response(answered, headers=sealed, media_type="application/json")
 
 
-def _opened(service: Service, request: Request, body: bytes) -> Head:
+async def _opened(service: Service, request: Request, body: bytes) -> tuple[Head, bytes]:
     try:
-        node = read_head(request.headers).node
-        key = service.node_keys.get(node)
+        key = await service.node_key(read_head(request.headers).node)
         if key is None:
             raise BadMessage("unknown node")
-        return unseal(key, UP, request.headers, body)
+        return unseal(key, UP, request.headers, body), key
     except BadMessage as error:
         raise ForbiddenError("not from one of our runners") from error

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from control.model import (
     BYTES_PER_GIB,
     ORGANIZATION,
+    STARTING_STATES,
     ApiKey,
     DesiredState,
     Sandbox,
@@ -111,7 +112,8 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "disk": resources.disk_gib,
         "state": sdk.state(sandbox.state).value,
         "desiredState": sdk.desired(sandbox.desired_state).value,
-        "errorReason": sandbox.error_reason,
+        # While it starts, that is how far it has come, and no error.
+        "errorReason": None if sandbox.state in STARTING_STATES else sandbox.error_reason,
         "recoverable": sandbox.recoverable,
         "backupState": "None",
         "autoStopInterval": intervals.stop,

@@ -50,7 +50,7 @@ class World:
     scheduler: Scheduler
     routes: Routes
     gates: Gates
-    assignment: Callable[[Sandbox], Mapping[str, Any]]
+    assignment: Callable[[Sandbox], Awaitable[Mapping[str, Any]]]
     now: Callable[[], datetime]
     control_url: str
     pids: int
@@ -70,6 +70,7 @@ def job_of(sandbox: Sandbox, world: World) -> Job:
         pids=world.pids,
         domain=world.limits.domain,
         control_url=world.control_url,
+        node=sandbox.node,
     )
 
 
@@ -171,7 +172,27 @@ async def _note(
     await world.records.change(sandbox.id, lambda record: change(record, generation, reason, now))
     if reason:
         extra = {"sandbox_id": sandbox.id, "change": change.__name__, "reason": reason}
-        logger.warning("a sandbox ended", extra=extra)
+        logger.warning("a sandbox is not as it was asked to be", extra=extra)
+
+
+async def _lost(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Lost) -> None:
+    await _note(world, sandbox, lifecycle.lost, action.reason)
+
+
+async def _found(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    generation, now = sandbox.run.generation, world.now()
+    await world.records.change(sandbox.id, lambda record: lifecycle.found(record, generation, now))
+
+
+async def _placed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Placed) -> None:
+    generation, node = sandbox.run.generation, action.node
+    await world.records.change(
+        sandbox.id, lambda record: lifecycle.placed(record, generation, node)
+    )
+
+
+async def _delayed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Delayed) -> None:
+    await _note(world, sandbox, lifecycle.delayed, action.reason)
 
 
 async def _started(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
@@ -187,7 +208,7 @@ async def _ask_to_stop(world: World, sandbox: Sandbox, seen: plan.Seen, action: 
 
 
 async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
-    whole = world.assignment(sandbox)
+    whole = await world.assignment(sandbox)
     assignment = {name: whole[name] for name in whole.keys() - _FOR_THE_START}
     await send(world, sandbox, seen.allocation, {"op": "assign", "assignment": assignment})
     generation, version = sandbox.run.generation, sandbox.assignment_version
@@ -197,10 +218,21 @@ async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) ->
 
 
 async def _destroy(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
-    async with bounded("remove-disk", _WORK_SECONDS):
-        await world.scheduler.work("remove-disk", {"sandbox_id": sandbox.id})
+    if sandbox.node:
+        await _remove_disk(world, sandbox)
     now = world.now()
     await world.records.change(sandbox.id, lambda record: lifecycle.destroyed(record, now))
+
+
+async def _remove_disk(world: World, sandbox: Sandbox) -> None:
+    try:
+        async with bounded("remove-disk", _WORK_SECONDS):
+            await world.scheduler.work("remove-disk", {"sandbox_id": sandbox.id}, node=sandbox.node)
+    except UnavailableError as error:
+        reason = f"the disk on node {sandbox.node} cannot be removed yet: {error}"
+        if sandbox.error_reason != reason:
+            await _note(world, sandbox, lifecycle.delayed, reason)
+        raise
 
 
 _ON_RECORD: dict[type, Callable[[World, Sandbox, plan.Seen, Any], Awaitable[None]]] = {
@@ -208,6 +240,10 @@ _ON_RECORD: dict[type, Callable[[World, Sandbox, plan.Seen, Any], Awaitable[None
     plan.Failed: _failed,
     plan.Stopped: _stopped,
     plan.Started: _started,
+    plan.Lost: _lost,
+    plan.Found: _found,
+    plan.Placed: _placed,
+    plan.Delayed: _delayed,
     plan.AskToStop: _ask_to_stop,
     plan.Push: _push,
     plan.Destroy: _destroy,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from control.errors import UnavailableError, YurtError
 from control.naming import SandboxId
 from control.reconcile.apply import SCHEDULER_SECONDS, World, apply, bounded, send
 from control.reconcile.plan import Seen, is_quiet, plan, should_ask
 from control.reconcile.queue import KeyedQueue
+from control.reconcile.strays import stray_disks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,16 +27,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 WORKERS = 64
+STRAYS_SECONDS = 1800.0
 _MOST_STEPS = 20
 _PAUSE = timedelta(seconds=1)
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS, _MOST_RETRY_SECONDS = 1.0, 15.0
+_MOST_FAILURES = 10
 # More orphans than this at once, and most of all there is: rather our records are wrong.
 _FEW = 5
 
 
 class Reconciler:
-    """Takes ids from a queue and does what ``plan`` says until it says nothing more."""
+    """Takes ids from a queue and does what ``plan`` says until it says nothing more.
+
+    Attributes:
+        queue: the ids.
+        troubles: what did not answer when it was last asked for everything, by its name.
+    """
 
     def __init__(
         self,
@@ -58,10 +69,16 @@ class Reconciler:
         self._orphans: set[str] = set()
         self._sure: set[str] = set()
         self.queue = KeyedQueue()
+        self.troubles: dict[str, str] = {}
+        self._all = asyncio.Event()
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""
         self.queue.put(sandbox_id)
+
+    def wake_all(self) -> None:
+        """Have a look at everything soon."""
+        self._all.set()
 
     async def run(self) -> None:
         """Work until cancelled; if one part fails, all end."""
@@ -69,10 +86,12 @@ class Reconciler:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync_for_ever())
                 tasks.create_task(self._follow())
+                tasks.create_task(self._look_for_strays())
                 for _ in range(WORKERS):
                     tasks.create_task(self._work())
         finally:
             self.queue.close()
+            self.troubles.clear()
 
     async def _work(self) -> None:
         while True:
@@ -126,15 +145,20 @@ class Reconciler:
         return str(said.get("phase"))
 
     async def _resync_for_ever(self) -> None:
+        failures = 0
         while True:
             try:
                 await self.resync()
                 await self._chore()
             except UnavailableError as error:
                 logger.warning("resync failed", extra={"error": str(error)})
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(min(_RETRY_SECONDS * 2**failures, _MOST_RETRY_SECONDS))
+                failures = min(failures + 1, _MOST_FAILURES)
             else:
-                await asyncio.sleep(self._resync_seconds)
+                failures = 0
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._all.wait(), self._resync_seconds)
+                self._all.clear()
 
     async def resync(self) -> None:
         """Compare everything that there is with the records, and wake what does not fit.
@@ -144,9 +168,9 @@ class Reconciler:
         """
         world = self._world
         # Records last: a sandbox made meanwhile must not look like an orphan.
-        async with bounded("listing", SCHEDULER_SECONDS):
-            jobs = {found.sandbox_id: found for found in await world.scheduler.allocations()}
-            routes = await world.routes.refresh()
+        listed = await self._asked("scheduler", world.scheduler.allocations)
+        jobs = {found.sandbox_id: found for found in listed}
+        routes = await self._asked("routes", world.routes.refresh)
         outlines = await self._store.survey()
         now = world.now()
         for outline in outlines:
@@ -164,6 +188,30 @@ class Reconciler:
         self._orphans = orphans
         for sandbox_id in self._sure:
             self.queue.put(SandboxId(sandbox_id))
+
+    async def _asked(self, part: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask for everything, and keep whether that was answered."""
+        try:
+            async with bounded(f"listing of {part}", SCHEDULER_SECONDS):
+                everything = await ask()
+        except UnavailableError as error:
+            self.troubles[part] = str(error)
+            raise
+        self.troubles.pop(part, None)
+        return everything
+
+    async def _look_for_strays(self) -> None:
+        while True:
+            await asyncio.sleep(STRAYS_SECONDS)
+            try:
+                found = await stray_disks(self._world.scheduler, self._store)
+            except UnavailableError as error:
+                logger.warning("disks cannot be listed", extra={"error": str(error)})
+                continue
+            for node, disks in found.items():
+                if disks:
+                    extra = {"node": node, "sandboxes": disks}
+                    logger.warning("disks have no record; they are left alone", extra=extra)
 
     async def _follow(self) -> None:
         while True:

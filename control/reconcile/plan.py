@@ -1,5 +1,9 @@
 """What to do next for one sandbox: a pure function of its record, of what was seen, and of time.
 
+While the scheduler has lost a node, what runs there may run or not. Its gate is asked; if it does
+not answer either, nothing is concluded: the sandbox keeps its record, job and route until the node
+is back.
+
 One action at a time: after it, everything is looked at again. So each action need only bring the
 sandbox nearer to what is wanted, and may be cut off anywhere.
 """
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from control.model import STARTING_STATES, Sandbox, State
+from control.model import LIVE_STATES, STARTING_STATES, Sandbox, State
 from traefik.registry import Route
 
 if TYPE_CHECKING:
@@ -57,6 +61,32 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Note that nobody can tell whether the sandbox runs."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Note that the sandbox runs, as was hoped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Note the node of a start that never reported: its disk may be there."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """Note why the end that was asked for has to wait."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Push:
     """Send the gate the newest assignment."""
 
@@ -86,6 +116,8 @@ class Purge:
     """Remove the record."""
 
 
+_WITH_RUNNER = LIVE_STATES | {State.STOPPING, State.DESTROYING}
+
 Action = (
     Submit
     | Register
@@ -93,6 +125,10 @@ Action = (
     | Started
     | Failed
     | Stopped
+    | Lost
+    | Found
+    | Placed
+    | Delayed
     | Push
     | AskToStop
     | StopJob
@@ -118,13 +154,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long things may take, and under which domain sandboxes are reached."""
+    """How long things may take, and under which domain sandboxes are reached.
+
+    A runner is asked itself ``ask_after`` a start without a word of it, and every ``ask_lost``
+    while its node is lost.
+    """
 
     domain: str
     start_deadline: timedelta
     stop_grace: timedelta
     keep_destroyed: timedelta
     ask_after: timedelta = timedelta(seconds=5)
+    ask_lost: timedelta = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,33 +184,32 @@ def _do(action: Action) -> Step:
 def plan(sandbox: Sandbox | None, seen: Seen, now: datetime, limits: Limits) -> Step:
     """Decide the next step."""
     if sandbox is None:
-        return _orphan(seen)
+        return (_clearing(None, seen, limits) if seen.is_orphan else None) or Step()
     match sandbox.state:
         case State.CREATING | State.STARTING:
             return _starting(sandbox, seen, now, limits)
-        case State.STARTED:
+        case State.STARTED | State.UNKNOWN:
             return _started(sandbox, seen, limits)
         case State.STOPPING:
             return _stopping(sandbox, seen, now, limits)
         case State.DESTROYING:
             return _ending(sandbox, seen, now, limits) or _do(Destroy())
         case State.DESTROYED:
-            return _clearing(seen) or _destroyed(sandbox, now, limits)
+            return _clearing(sandbox, seen, limits) or _destroyed(sandbox, now, limits)
         case _:
-            return _clearing(seen) or Step()
+            return _clearing(sandbox, seen, limits) or Step()
 
 
 def should_ask(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> bool:
-    """Tell whether to ask the runner itself: its report may have got lost on the way."""
+    """Tell whether to ask the runner itself: its report may have got lost, or its node be lost."""
     allocation = seen.allocation
-    return (
-        sandbox.state in STARTING_STATES
-        and sandbox.run.incarnation is not None
-        and allocation is not None
-        and allocation.running
-        and allocation.generation == sandbox.run.generation
-        and now >= sandbox.changed_at + limits.ask_after
-    )
+    if allocation is None or not allocation.running:
+        return False
+    if sandbox.run.incarnation is None or allocation.generation != sandbox.run.generation:
+        return False
+    if not allocation.reachable:
+        return sandbox.state in _WITH_RUNNER
+    return sandbox.state in STARTING_STATES and now >= sandbox.changed_at + limits.ask_after
 
 
 def route_to(allocation: Allocation, domain: str) -> Route:
@@ -181,59 +221,98 @@ def route_to(allocation: Allocation, domain: str) -> Route:
 
 def _starting(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> Step:
     allocation = seen.allocation
-    if allocation is not None and allocation.generation != sandbox.run.generation:
-        return _do(StopJob() if allocation.running else Forget())
     left = sandbox.changed_at + limits.start_deadline - now
+    if allocation is not None and allocation.generation != sandbox.run.generation:
+        return _after_former(allocation, left, limits)
     if allocation is None:
         if sandbox.run.incarnation is not None:
             return _do(Failed("the sandbox's runner is gone; start the sandbox again"))
         if left <= timedelta(0):
-            return _do(Failed(_late(limits)))
+            return _do(Failed(_late(sandbox, limits)))
         return _do(Submit())
     if not allocation.running:
-        return _do(_end_of_start(allocation))
+        return _do(_end_of_start(sandbox, allocation))
     if seen.gate_phase == "ready":
         return _do(Started())
     if left <= timedelta(0):
-        return _do(Failed(_late(limits)))
+        is_silent = _is_lost(allocation) and seen.gate_phase is None
+        return _do(Failed(_unreachable(allocation) if is_silent else _late(sandbox, limits)))
     route = route_to(allocation, limits.domain)
     if seen.route != route:
         return _do(Register(route))
     return Step(wait=min(left, limits.ask_after))
 
 
-def _late(limits: Limits) -> str:
+def _after_former(former: Allocation, left: timedelta, limits: Limits) -> Step:
+    """End the start before this one; there is at most one at any time."""
+    if not _is_lost(former):
+        return _do(StopJob() if former.running else Forget())
+    if left <= timedelta(0):
+        return _do(Failed(f"{_unreachable(former)}; its former start has not ended there"))
+    return Step(wait=min(left, limits.ask_lost))
+
+
+def _late(sandbox: Sandbox, limits: Limits) -> str:
     seconds = limits.start_deadline.total_seconds()
+    if sandbox.error_reason:  # what it last said
+        return (
+            f"the sandbox did not start; for {seconds:.0f} s nothing after: {sandbox.error_reason}"
+        )
     return f"the sandbox did not start within {seconds:.0f} s; the machine may be overloaded: retry"
 
 
-def _end_of_start(allocation: Allocation) -> Failed | Stopped:
-    ended = allocation.exit
-    if ended is not None and ended.phase in {"ready", "stopping"}:
-        return Stopped(ended.reason or "the sandbox ended")
-    return Failed((ended and ended.reason) or "the sandbox ended while it was starting")
+def _end_of_start(sandbox: Sandbox, allocation: Allocation) -> Failed | Stopped:
+    phase, reason = _last_word(sandbox, allocation)
+    if phase in {"ready", "stopping"}:
+        return Stopped(reason or "the sandbox ended")
+    return Failed(reason or "the sandbox ended while it was starting")
+
+
+def _last_word(sandbox: Sandbox, allocation: Allocation) -> tuple[str, str]:
+    """Tell how far a runner came and why it ended: the scheduler may not know, it reported it."""
+    ended, run = allocation.exit, sandbox.run
+    if ended is not None and ended.phase != "unknown":
+        return ended.phase, ended.reason
+    if run.exit_reason is not None and run.generation == allocation.generation:
+        return run.exit_reached or "unknown", run.exit_reason
+    return "unknown", ended.reason if ended is not None else ""
+
+
+def _is_lost(allocation: Allocation) -> bool:
+    return allocation.running and not allocation.reachable
+
+
+def _unreachable(allocation: Allocation) -> str:
+    return f"node unreachable: {allocation.node or 'unknown'} does not answer"
 
 
 def _started(sandbox: Sandbox, seen: Seen, limits: Limits) -> Step:
     allocation = seen.allocation
     if allocation is None or allocation.generation != sandbox.run.generation:
-        return _do(Stopped("the sandbox's runner is gone"))
+        return _do(Stopped(sandbox.run.exit_reason or "the sandbox's runner is gone"))
     if not allocation.running:
-        ended = allocation.exit
-        return _do(Stopped((ended and ended.reason) or "the sandbox ended"))
+        return _do(Stopped(_last_word(sandbox, allocation)[1] or "the sandbox ended"))
+    wait = limits.ask_lost if _is_lost(allocation) else None
+    if _is_lost(allocation) and seen.gate_phase is None:
+        if sandbox.state is State.UNKNOWN:
+            return Step(wait=wait)
+        return _do(Lost(f"{_unreachable(allocation)}; the sandbox may go on there"))
+    if sandbox.state is State.UNKNOWN:
+        return _do(Found())
     route = route_to(allocation, limits.domain)
     if seen.route != route:
         return _do(Register(route))
     if sandbox.run.pushed_version < sandbox.assignment_version:
         return _do(Push())
-    return Step()
+    return Step(wait=wait)
 
 
 def _stopping(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> Step:
-    ended = seen.allocation.exit if seen.allocation is not None else None
-    if seen.route is None and ended is not None:
+    allocation = seen.allocation
+    if seen.route is None and allocation is not None and allocation.exit is not None:
         # Killed is what it was asked to be; other reasons are worth knowing: a disk that is full.
-        return _do(Stopped("" if ended.phase == "unknown" else ended.reason))
+        phase, reason = _last_word(sandbox, allocation)
+        return _do(Stopped("" if phase == "unknown" else reason))
     return _ending(sandbox, seen, now, limits) or _do(Stopped(""))
 
 
@@ -244,33 +323,41 @@ def _ending(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> Step
     allocation = seen.allocation
     if allocation is None:
         return None
+    if allocation.node and not sandbox.node:
+        return _do(Placed(allocation.node))
     if not allocation.running:
         return _do(Forget())
     ours = allocation.generation == sandbox.run.generation and sandbox.run.incarnation is not None
     left = sandbox.changed_at + limits.stop_grace - now
+    if _is_lost(allocation):
+        if ours and seen.gate_phase not in {None, "stopping"}:
+            return Step(AskToStop(), wait=limits.ask_lost)
+        reason = f"{_unreachable(allocation)}; this is done when the node is back"
+        if sandbox.error_reason != reason:
+            return _do(Delayed(reason))
+        return Step(wait=limits.ask_lost)
     if ours and left > timedelta(0):
         return Step(AskToStop(), wait=left)
     return _do(StopJob())
 
 
-def _clearing(seen: Seen) -> Step | None:
+def _clearing(sandbox: Sandbox | None, seen: Seen, limits: Limits) -> Step | None:
     """Take away what must not be there; None if nothing is."""
+    allocation = seen.allocation
     if seen.route is not None:
         return _do(Deregister())
-    if seen.allocation is not None:
-        return _do(StopJob() if seen.allocation.running else Forget())
-    return None
+    if allocation is None:
+        return None
+    if sandbox is not None and allocation.node and not sandbox.node:
+        return _do(Placed(allocation.node))
+    if _is_lost(allocation):
+        return Step(wait=limits.ask_lost)
+    return _do(StopJob() if allocation.running else Forget())
 
 
 def _destroyed(sandbox: Sandbox, now: datetime, limits: Limits) -> Step:
     left = sandbox.changed_at + limits.keep_destroyed - now
     return _do(Purge()) if left <= timedelta(0) else Step(wait=left)
-
-
-def _orphan(seen: Seen) -> Step:
-    if not seen.is_orphan:
-        return Step()
-    return _clearing(seen) or Step()
 
 
 def is_quiet(outline: Outline, seen: Seen, now: datetime, limits: Limits) -> bool:
@@ -281,6 +368,7 @@ def is_quiet(outline: Outline, seen: Seen, now: datetime, limits: Limits) -> boo
             return (
                 allocation is not None
                 and allocation.running
+                and allocation.reachable
                 and allocation.generation == outline.generation
                 and route == route_to(allocation, limits.domain)
                 and outline.pushed_version >= outline.assignment_version

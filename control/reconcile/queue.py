@@ -71,6 +71,15 @@ class KeyedQueue:
         """Tell whether nothing is ready and no worker has anything; timers do not count."""
         return not (self._waiting or self._busy)
 
+    def clear(self) -> None:
+        """Drop everything that no worker has."""
+        self.close()
+        self._waiting.clear()
+        self._again.clear()
+        self._failures.clear()
+        while not self._ready.empty():
+            self._ready.get_nowait()
+
     def close(self) -> None:
         """Drop all timers."""
         for timer in self._timers.values():

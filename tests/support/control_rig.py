@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from control.model import Run
+    from control.store import Store
     from control.store.sql import SqlStore
     from jobs.scheduler import Allocation, Job
 
@@ -86,7 +87,7 @@ class Runner:
 
     async def stop(self) -> None:
         self.phase = "stopping"
-        await self.report("exit", reason="")
+        await self.report("exit", reason="", code=0, reached="stopping")
         self.rig.scheduler.end(self.job.sandbox_id, "", phase="stopping")
 
     def take(self, run: Run, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class Rig:
     def __init__(self, directory: Path, store: SqlStore, **settings: Any) -> None:
         self.settings = Settings(data=directory, **settings)
         self.secrets = Keys(bytes(32), NODE_KEY, new_api_key())
-        self.store = store
+        self.store: Store = store
         self.scheduler = MemoryScheduler(on_submit=self._submitted, on_stop=lambda _: None)
         self.registry = MemoryRegistry()
         self.runners: dict[str, Runner] = {}
@@ -240,6 +241,7 @@ class Rig:
             await self.registry.deregister(route.sandbox_id)
         await self.store.snapshots.put(a_snapshot())
         self.scheduler.disks.clear()
+        self.scheduler.lost.clear()
         self.scheduler.most = None
         self.boots = Runner.boot
         self.http.headers["authorization"] = f"Bearer {self.secrets.api_key}"

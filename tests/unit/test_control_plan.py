@@ -14,6 +14,7 @@ from control.model import LIVE_STATES, STARTING_STATES, DesiredState, Run, State
 from control.reconcile import plan as p
 from control.reconcile.plan import Seen, Step, is_quiet, plan, route_to, should_ask
 from control.store import Outline
+from jobs.runner.message import Head
 from jobs.scheduler import Allocation, Exit
 from tests.support.records import NOW, a_sandbox
 from traefik.registry import Route
@@ -45,7 +46,8 @@ DESIRED = {
 
 def record(state: State, *, claimed: bool = True, **fields: object) -> Sandbox:
     run = Run(GENERATION, "f" * 32 if claimed else None, pushed_version=1)
-    return a_sandbox(id=ID, state=state, desired_state=DESIRED[state], run=run, **fields)
+    fields = {"node": "local", "run": run, **fields}
+    return a_sandbox(id=ID, state=state, desired_state=DESIRED[state], **fields)
 
 
 def job(generation: int = GENERATION, ended: Exit | None = None) -> Allocation:
@@ -54,6 +56,10 @@ def job(generation: int = GENERATION, ended: Exit | None = None) -> Allocation:
 
 def ended(reason: str = "", phase: str = "ready") -> Allocation:
     return job(ended=Exit(reason, 1 if reason else 0, phase, NOW))
+
+
+def lost(generation: int = GENERATION) -> Allocation:
+    return replace(job(generation), reachable=False)
 
 
 OURS = route_to(job(), "localhost")
@@ -136,6 +142,94 @@ def test_a_runner_that_ended_unasked_leaves_a_stopped_sandbox_with_a_reason() ->
     assert action(record(State.STARTED), killed) == p.Stopped("killed")
 
 
+def test_a_word_that_was_reported_counts_where_the_scheduler_has_none() -> None:
+    killed = ended("the runner was killed (signal 9)", "unknown")
+    silent = replace(killed, exit=Exit("", 0, "unknown", NOW))
+    run = Run(GENERATION, "f" * 32, exit_reason="out of memory", exit_reached="ready")
+    for allocation in (killed, silent, replace(killed, exit=None)):
+        started = action(record(State.STARTED, run=run), Seen(allocation))
+        assert started == p.Stopped("out of memory")
+        assert action(record(State.STARTING, run=run), Seen(allocation)) == started
+    assert action(record(State.STOPPING, run=run), Seen(killed)) == p.Stopped("out of memory")
+    assert action(record(State.STARTED, run=run), Seen()) == p.Stopped("out of memory")
+    asked = replace(run, exit_reason="", exit_reached="stopping")
+    assert action(record(State.STOPPING, run=asked), Seen(silent)) == p.Stopped("")
+    early = replace(run, exit_reason="the disk is busy", exit_reached="assign")
+    assert action(record(State.STARTING, run=early), Seen(silent)) == p.Failed("the disk is busy")
+    known = ended("full", "stopping")
+    assert action(record(State.STARTED, run=run), Seen(known)) == p.Stopped("full")
+
+
+def test_a_lost_node_s_sandbox_that_answers_itself_is_left_started() -> None:
+    answers = Seen(lost(), OURS, "ready")
+    assert plan(record(State.STARTED), answers, LATE, LIMITS) == Step(wait=LIMITS.ask_lost)
+    assert action(record(State.STARTED, assignment_version=2), answers) == p.Push()
+    assert action(record(State.UNKNOWN), answers) == p.Found()
+
+
+def test_a_lost_node_s_sandbox_that_is_silent_is_unknown_and_keeps_its_route() -> None:
+    silent = Seen(lost(), OURS)
+    noted = action(record(State.STARTED), silent)
+    assert isinstance(noted, p.Lost)
+    assert noted.reason.startswith("node unreachable: local ")
+    assert plan(record(State.UNKNOWN), silent, LATE, LIMITS) == Step(wait=LIMITS.ask_lost)
+
+
+def test_an_unknown_sandbox_is_started_again_or_over_when_its_node_is_back() -> None:
+    unknown = record(State.UNKNOWN)
+    assert action(unknown, ROUTED) == p.Found()
+    assert action(unknown, Seen(ended("killed", "unknown"), OURS)) == p.Stopped("killed")
+    assert isinstance(action(unknown, Seen(None, OURS)), p.Stopped)
+
+
+def test_a_start_on_a_node_that_is_lost_fails_at_its_deadline_with_that() -> None:
+    assert plan(record(State.STARTING), Seen(lost(), OURS), NOW, LIMITS).action is None
+    for seen in (Seen(lost(), OURS), Seen(lost(GENERATION - 1))):
+        failed = action(record(State.STARTING), seen, LATE)
+        assert isinstance(failed, p.Failed)
+        assert failed.reason.startswith("node unreachable: local ")
+    former = plan(record(State.STARTING), Seen(lost(GENERATION - 1)), NOW, LIMITS)
+    assert former == Step(wait=LIMITS.ask_lost)
+
+
+@pytest.mark.parametrize("state", [State.STOPPING, State.DESTROYING])
+def test_an_end_on_a_lost_node_says_why_it_waits_and_is_made_when_the_node_is_back(
+    state: State,
+) -> None:
+    ending = record(state)
+    delayed = action(ending, Seen(lost()))
+    assert isinstance(delayed, p.Delayed)
+    told = replace(ending, error_reason=delayed.reason)
+    assert plan(told, Seen(lost()), LATE, LIMITS) == Step(wait=LIMITS.ask_lost)
+    assert action(told, Seen(lost(), None, "ready"), LATE) == p.AskToStop()
+    assert plan(told, Seen(lost(), None, "stopping"), LATE, LIMITS).action is None
+    assert action(told, RUNNING, LATE) == p.StopJob()
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.ERROR])
+def test_nothing_is_stopped_on_a_lost_node_until_it_is_back(state: State) -> None:
+    assert plan(record(state), Seen(lost()), NOW, LIMITS) == Step(wait=LIMITS.ask_lost)
+    assert plan(None, Seen(lost(), is_orphan=True), NOW, LIMITS) == Step(wait=LIMITS.ask_lost)
+
+
+@pytest.mark.parametrize("state", [State.STOPPING, State.DESTROYING, State.ERROR])
+def test_where_a_start_was_that_never_reported_is_noted_before_it_is_forgotten(
+    state: State,
+) -> None:
+    silent = record(state, claimed=False, node="")
+    for allocation in (job(), lost(), replace(ended(), exit=None)):
+        assert action(silent, Seen(allocation)) == p.Placed("local")
+    waiting = replace(job(), node="")
+    assert action(silent, Seen(waiting)) == p.StopJob()
+
+
+def test_a_start_that_fetched_an_image_to_the_end_tells_what_it_said_last() -> None:
+    waiting = record(State.STARTING, error_reason="fetching image 3 of 7")
+    failed = action(waiting, ROUTED, LATE)
+    assert isinstance(failed, p.Failed)
+    assert failed.reason.endswith("fetching image 3 of 7")
+
+
 def test_a_stop_takes_the_route_first_then_asks_then_insists() -> None:
     stopping = record(State.STOPPING)
     assert action(stopping, ROUTED) == p.Deregister()
@@ -193,6 +287,10 @@ def test_a_runner_is_asked_itself_only_when_its_report_is_late() -> None:
     assert not should_ask(record(State.STARTED), RUNNING, later, LIMITS)
     assert not should_ask(record(State.STARTING), Seen(ended()), later, LIMITS)
     assert not should_ask(record(State.STARTING), Seen(job(1)), later, LIMITS)
+    for state in (State.STARTING, State.STARTED, State.UNKNOWN, State.STOPPING, State.DESTROYING):
+        assert should_ask(record(state), Seen(lost()), NOW, LIMITS)
+        assert not should_ask(record(state, claimed=False), Seen(lost()), NOW, LIMITS)
+    assert not should_ask(record(State.ERROR), Seen(lost()), NOW, LIMITS)
 
 
 ALLOCATIONS = [
@@ -205,9 +303,12 @@ ALLOCATIONS = [
     ended("full", "stopping"),
     replace(ended(), generation=GENERATION - 1),
     replace(job(), running=False),
+    lost(),
+    lost(GENERATION - 1),
 ]
 ROUTES = [None, OURS, replace(OURS, generation=1, port=1)]
 RECORDS = [record(state, claimed=claimed) for state in DESIRED for claimed in (True, False)]
+RECORDS += [record(state, claimed=False, node="") for state in DESIRED]
 
 
 @pytest.mark.parametrize("now", [NOW, LATE], ids=["soon", "late"])
@@ -215,18 +316,29 @@ RECORDS = [record(state, claimed=claimed) for state in DESIRED for claimed in (T
 def test_from_everywhere_the_plan_comes_to_rest_where_it_was_asked_to(
     now: object, phase: str | None
 ) -> None:
-    """Carry out each action in a model of the world; nothing may go round in circles."""
+    """Carry out each action in a model of the world; nothing may go round in circles.
+
+    A lost node comes back as soon as nothing more can be done without it.
+    """
     moment = LATE if now is LATE else NOW
     for sandbox, allocation, route in itertools.product(RECORDS, ALLOCATIONS, ROUTES):
         world: tuple[Sandbox | None, Seen] = (sandbox, Seen(allocation, route, phase))
-        for _ in range(12):
+        for _ in range(16):
             step = plan(*world, moment, LIMITS)
-            if step.action is None:
+            if step.action is None and (world[1].allocation or job()).reachable:
                 break
+            if step.action is None:
+                world = (world[0], back(world[1]))
+                continue
             world = carried_out(world[0], world[1], step.action)
         else:
             raise AssertionError(f"{sandbox.state}, {allocation}, {route}: never at rest")
         rest(world[0], world[1])
+
+
+def back(seen: Seen) -> Seen:
+    assert seen.allocation is not None
+    return replace(seen, allocation=replace(seen.allocation, reachable=True))
 
 
 def rest(sandbox: Sandbox | None, seen: Seen) -> None:
@@ -277,6 +389,14 @@ def noted(sandbox: Sandbox, action: p.Action) -> Sandbox:
             return lifecycle.stopped(sandbox, GENERATION, reason, NOW)
         case p.Destroy():
             return lifecycle.destroyed(sandbox, NOW)
+        case p.Lost(reason):
+            return lifecycle.lost(sandbox, GENERATION, reason, NOW)
+        case p.Found():
+            return lifecycle.found(sandbox, GENERATION, NOW)
+        case p.Placed(node):
+            return lifecycle.placed(sandbox, GENERATION, node)
+        case p.Delayed(reason):
+            return lifecycle.delayed(sandbox, GENERATION, reason, NOW)
         case _:
             raise AssertionError(action)
 
@@ -296,5 +416,15 @@ def test_what_looks_quiet_from_afar_is_at_rest_from_near() -> None:
         if is_quiet(outline, seen, NOW, LIMITS):
             assert plan(sandbox, seen, NOW, LIMITS).action is None
         else:
-            busy = sandbox.state in STARTING_STATES
+            busy = sandbox.state in STARTING_STATES or (allocation and not allocation.reachable)
             assert busy or plan(sandbox, seen, NOW, LIMITS).action is not None
+
+
+def test_no_image_is_waited_for_for_ever() -> None:
+    start = a_sandbox()
+    allocation = Allocation(start.id, 1, "local", "127.0.0.1", 20001, True, None)
+    for minutes, goes_on in ((14, True), (16, False)):
+        now = NOW + timedelta(minutes=minutes)
+        head = Head("local", start.id, 1, "f" * 32, 1)
+        later = lifecycle.fetching(start, head, allocation, "3 of 7", now)
+        assert (later.changed_at == now) is goes_on
