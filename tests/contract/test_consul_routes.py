@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.contract
 
 A = "a" * 26
 B = "a" * 25 + "b"

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
     from traefik.registry import RouteRegistry
 
-EVERY_REAL = [
-    pytest.param("files", marks=pytest.mark.contract),
-    pytest.param("consul", marks=pytest.mark.cluster),
-]
+pytestmark = pytest.mark.contract
+
+EVERY_REAL = ["files", "consul"]
 
 A = "a" * 26
 B = "a" * 25 + "b"
@@ -47,7 +46,7 @@ def consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
         yield server
 
 
-@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.contract), *EVERY_REAL])
+@pytest.fixture(params=["memory", *EVERY_REAL])
 async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RouteRegistry]:
     match request.param:
         case "memory":
@@ -96,7 +95,6 @@ async def test_what_is_not_a_sandbox_id_is_neither_written_nor_removed(
     assert await registry.routes() == [route(A)]
 
 
-@pytest.mark.contract
 async def test_a_list_that_would_not_be_complete_raises(tmp_path: Path) -> None:
     directory = tmp_path / "dynamic"
     directory.mkdir()
@@ -107,7 +105,6 @@ async def test_a_list_that_would_not_be_complete_raises(tmp_path: Path) -> None:
         await registry.routes()
 
 
-@pytest.mark.contract
 async def test_a_directory_that_is_gone_raises_instead_of_forgetting(tmp_path: Path) -> None:
     registry = FileRegistry(tmp_path / "missing" / "dynamic")
     with pytest.raises(UnavailableError):
@@ -116,7 +113,6 @@ async def test_a_directory_that_is_gone_raises_instead_of_forgetting(tmp_path: P
         await registry.routes()
 
 
-@pytest.mark.contract
 async def test_mending_removes_torn_routes_only(tmp_path: Path) -> None:
     directory = tmp_path / "dynamic"
     directory.mkdir()
@@ -315,7 +311,6 @@ async def eventually_connected(url: str) -> websockets.ClientConnection:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.contract
 async def test_beyond_loopback_one_source_cannot_hold_all_connections(tmp_path: Path) -> None:
     async with Backend("control") as control, httpx.AsyncClient(trust_env=False) as client:
         front = replace(front_of(control), listen=("0.0.0.0",), connections_per_source=4)

@@ -1,6 +1,6 @@
 """A real Consul server of the tests' own: one process, its data in a directory, killed and revived.
 
-``binary`` skips the test where there is no Consul: the tier ``cluster`` says so once for all.
+``binary`` skips the test where there is no Consul; ``./yurt test`` unpacks one.
 """
 
 from __future__ import annotations
