@@ -190,7 +190,7 @@ class NomadApi:
         with self.state.changed:
             try:
                 found = read(request, key)
-                while found.index <= index and self.is_open and time.monotonic() < end:
+                while index and found.index <= index and self.is_open and time.monotonic() < end:
                     self.state.changed.wait(end - time.monotonic())
                     found = read(request, key)
                 return self._page(request, found)
@@ -241,7 +241,8 @@ class NomadApi:
             forms.allocation_stub(allocation, resources=False, task_states=True)
             for allocation in allocations
         ]
-        return _newest(stubs, self.state.tables["allocs"])
+        # The index is that of all allocations; so other jobs' changes may wake who waits here.
+        return Found(self.state.tables["allocs"], sorted(stubs, key=lambda stub: str(stub["ID"])))
 
     def _job_evaluations(self, request: Request, job_id: str) -> Found:
         evaluations = self.state.of_job(self._key(request, job_id), self.state.evaluations)
@@ -317,7 +318,7 @@ class NomadApi:
 
     def _register(self, request: Request, job_id: str) -> Answer:
         given = request.body.get("Job") or {}
-        if not given.get("ID"):
+        if given.get("ID") is None:
             return text(400, "Job ID hasn't been provided")
         if job_id and job_id != given["ID"]:
             return text(400, "Job ID does not match name")

@@ -169,6 +169,7 @@ def _over(defaults: Json, given: Json) -> Json:
 def invalid(job: Json) -> str:
     """Say what Nomad refuses of a canonical job; empty if nothing of what the double knows."""
     faults = [] if job["TaskGroups"] else ["Missing job task groups"]
+    faults += [] if job["ID"] else ["Missing job ID"]
     for group in job["TaskGroups"]:
         for task in group["Tasks"]:
             logs = task["LogConfig"]

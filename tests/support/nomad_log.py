@@ -87,9 +87,9 @@ class Entry:
         self._see("Allocation", allocation["ID"], [allocation["JobID"], ""], {"Allocation": whole})
 
     def node(self, node: Json, *, changed: bool = True) -> None:
+        self._tables["nodes"] = self.index  # also where only what it runs has changed
         if changed:
             node["ModifyIndex"] = self.index
-            self._tables["nodes"] = self.index
         self._see("Node", node["ID"], None, {"Node": node})
 
     def _see(self, topic: str, key: str, filters: list[str] | None, payload: Json) -> None:

@@ -6,8 +6,10 @@ An event stream that a token may not read is open and says nothing at all, as No
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +19,6 @@ from typing_extensions import override
 from tests.support.nomad_api import Answer, NomadApi, Request, text
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from tests.support.nomad_state import NomadState
@@ -67,7 +68,8 @@ class Server(ThreadingHTTPServer):
         self._thread.join()
         with self._lock:
             for connection in self._open:
-                connection.shutdown(2)
+                with suppress(OSError):  # its other side may have gone
+                    connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
 

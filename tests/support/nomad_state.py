@@ -251,6 +251,10 @@ class NomadState:
             evaluation["FailedTGAllocs"] = failed
             return
         with self.write("EvaluationUpdated") as entry:
+            for other in self.of_job((job["Namespace"], job["ID"]), self.evaluations):
+                if other["Status"] == "blocked":
+                    other["Status"] = "canceled"
+                    entry.evaluation(other)
             blocked = self._evaluation(
                 job,
                 "queued-allocs",
