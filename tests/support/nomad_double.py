@@ -7,9 +7,9 @@
         nomad.lose_node("node-1")             # its allocations are "unknown" before long
         nomad.faults.status = 500             # and everything else that can go wrong
 
-Numbers and texts are those of Nomad 2.0.5; ``test_nomad_double.py`` and ``test_nomad_reads.py`` hold it to them.
-Where Nomad is free to choose, the double takes what is worst for its caller: a freed port is given
-out again at once, and a status arrives as late as it may.
+Numbers and texts are those of Nomad 2.0.5; ``test_nomad_double.py`` and ``test_nomad_reads.py``
+hold it to them. Where Nomad is free to choose, the double takes what is worst for its caller: a
+freed port is given out again at once, and a status arrives as late as it may.
 """
 
 from __future__ import annotations
