@@ -129,7 +129,8 @@ class MemoryScheduler:
                 raise UnavailableError(f"remove-disk failed: the disk of {sandbox_id} is in use")
             self.disks.discard(sandbox_id)
         if verb == "inventory":
-            return {"disks": {sandbox_id: {} for sandbox_id in self.disks}}
+            running = [name for name, there in self._allocations.items() if there.running]
+            return {"disks": {name: {} for name in self.disks}, "running": running, "free": 0}
         return {}
 
     async def nodes(self) -> list[NodeStatus]:

@@ -133,14 +133,7 @@ class ConsulRegistry:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _put(self, instance: Mapping[str, Any]) -> None:
-        settings = self.settings
-        node = {
-            "Node": settings.node,
-            "ID": str(uuid5(NAMESPACE_URL, f"yurt:{settings.node}")),
-            "Address": NODE_ADDRESS,
-            "NodeMeta": NODE_META,
-        }
-        self._write("register", {**node, "Service": {"Service": settings.service, **instance}})
+        self._write("register", registration(self.settings, instance))
 
     def _remove(self, service_id: str) -> None:
         self._write("deregister", {"Node": self.settings.node, "ServiceID": service_id})
@@ -215,6 +208,17 @@ class ConsulRegistry:
                 f" {_VARIABLES}_URL, _CA, _CERT and _KEY say"
             )
             raise UnavailableError(message) from exc
+
+
+def registration(settings: ConsulSettings, instance: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an instance of our service on our node, as Consul's catalog takes it."""
+    return {
+        "Node": settings.node,
+        "ID": str(uuid5(NAMESPACE_URL, f"yurt:{settings.node}")),
+        "Address": NODE_ADDRESS,
+        "NodeMeta": NODE_META,
+        "Service": {"Service": settings.service, **instance},
+    }
 
 
 def is_ours(instance: Mapping[str, Any], settings: ConsulSettings) -> bool:

@@ -93,7 +93,7 @@ def root(uid: int) -> Check:
 def kernel(release: str) -> Check:
     """Id-mapped overlay layers need a new enough kernel."""
     floor = ".".join(map(str, KERNEL))
-    if _version(release)[:2] >= KERNEL:
+    if version_of(release)[:2] >= KERNEL:
         return Check("kernel", Verdict.OK, release)
     return Check("kernel", Verdict.FAIL, release, f"needs Linux {floor} or newer")
 
@@ -114,7 +114,7 @@ def runc() -> Check:
     found = re.search(r"runc version (\S+)", said)
     if found is None:
         return Check("runc", Verdict.FAIL, "not found", f"install runc {floor} or newer")
-    if _version(found[1]) >= RUNC:
+    if version_of(found[1]) >= RUNC:
         return Check("runc", Verdict.OK, found[1])
     return Check("runc", Verdict.FAIL, found[1], f"needs runc {floor} or newer")
 
@@ -277,7 +277,8 @@ def clashing_routes(subnet: ipaddress.IPv4Network, routes: str) -> dict[str, str
     return clashes
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
+    """Read the numbers of a version, at most three."""
     return tuple(int(number) for number in re.findall(r"\d+", text.partition("-")[0])[:3])
 
 

@@ -15,13 +15,17 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from control.errors import YurtError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from control.settings import Settings
+
+
+_UNCUT = 400
 
 
 class Output:
@@ -54,6 +58,14 @@ class Output:
     def result(self, fields: Mapping[str, object], text: str) -> None:
         """Print what the command was run for."""
         typer.echo(json.dumps(fields, indent=2) if self._as_json else text)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under titles; without a terminal nothing is cut: a program may read it."""
+    table = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else _UNCUT).print(table)
 
 
 @contextmanager

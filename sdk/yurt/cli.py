@@ -1,7 +1,7 @@
 """The command line ``yurt``: client commands here, server commands joined by entry points.
 
 A distribution adds a command by an entry point of the group ``yurt.commands``: its name is the
-command's, its object the function.
+command's, its object the function, or a ``Typer`` with commands of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
 import typer
@@ -120,10 +121,19 @@ def remove(
         _print_json({"deleted": names})
 
 
+def join(points: Iterable[EntryPoint], to: typer.Typer = app) -> None:
+    """Add the commands that installed distributions bring."""
+    for point in sorted(points, key=lambda point: point.name):
+        added = point.load()
+        if isinstance(added, typer.Typer):
+            to.add_typer(added, name=point.name)
+        else:
+            to.command(point.name)(added)
+
+
 def main() -> None:
     """Run the command line; refusals become one line on standard error."""
-    for command in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        app.command(command.name)(command.load())
+    join(entry_points(group=GROUP))
     try:
         app()
     except YurtClientError as error:
