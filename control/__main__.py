@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -15,25 +16,30 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from control import listen, logs
-from control.app import Adapters, Control
-from control.errors import YurtError
+from control.app import Adapters, Control, now
+from control.errors import UnavailableError, YurtError
 from control.forward import MAX_MESSAGE_BYTES
 from control.gates import HttpGates
+from control.nodes import Nodes
 from control.resolvers import name_servers
 from control.settings import Settings
-from control.store.sqlite import open_sqlite
+from control.store.opening import open_store
 from control.vault import Keys, Vault, load_keys
-from jobs.local import LocalScheduler, NodeSettings
+from jobs.local import NODE, LocalScheduler, NodeSettings
 from traefik.files import FileRegistry
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Iterator
 
+    from jobs.scheduler import Scheduler
+    from traefik.registry import RouteRegistry
+
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 120  # longer than Traefik keeps an idle connection to us
 _DRAIN_SECONDS = 5
+_PAUSES_SECONDS = (1, 2, 5, 10)
 
 
 class _Server(uvicorn.Server):
@@ -51,15 +57,62 @@ async def serve(settings: Settings, secrets: Keys) -> None:
     sockets = [listen.on_loopback(settings.port_path), listen.on_path(settings.socket_path)]
     if settings.control_door:
         sockets.append(listen.on_address(*settings.control_door))
-    async with (
-        _adapters(settings, secrets) as adapters,
-        Control(settings, secrets, adapters) as control,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        control = await _begin(stack, settings, secrets)
         await _until_signal(control, sockets)
+
+
+async def _begin(stack: contextlib.AsyncExitStack, settings: Settings, secrets: Keys) -> Control:
+    """Open everything; a database on another machine is waited for."""
+    pauses = itertools.chain(_PAUSES_SECONDS, itertools.repeat(_PAUSES_SECONDS[-1]))
+    while True:
+        async with contextlib.AsyncExitStack() as opening:
+            try:
+                adapters = await opening.enter_async_context(_adapters(settings, secrets))
+                control = await opening.enter_async_context(Control(settings, secrets, adapters))
+            except UnavailableError as error:
+                if not settings.is_shared:
+                    raise
+                logger.warning("control cannot start yet: %s", error)
+            else:
+                stack.push_async_exit(opening.pop_all())
+                return control
+        await asyncio.sleep(next(pauses))
 
 
 @contextlib.asynccontextmanager
 async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters]:
+    where = settings.database_url or settings.data / "yurt.db"
+    async with (
+        open_store(where, Vault(secrets.master_key)) as store,
+        _scheduler(settings, secrets) as scheduler,
+        _registry(settings) as registry,
+        HttpGates(Nodes(store.nodes, now).key) as gates,
+    ):
+        if not settings.nomad_url:
+            await Nodes(store.nodes, now).join(NODE, secrets.node_key)
+        yield Adapters(store, scheduler, registry, gates)
+
+
+def _scheduler(
+    settings: Settings, secrets: Keys
+) -> contextlib.AbstractAsyncContextManager[Scheduler]:
+    if settings.nomad_url:
+        from jobs.nomad import NomadScheduler, NomadSettings  # one machine needs none of it
+
+        nomad = NomadSettings(
+            url=settings.nomad_url,
+            token=settings.token("NOMAD"),
+            ca=settings.nomad_ca,
+            cert=settings.nomad_cert,
+            key=settings.nomad_key,
+            namespace=settings.nomad_namespace,
+            region=settings.nomad_region,
+            node_pool=settings.node_pool,
+            node_class=settings.node_class,
+            memory_reserve=settings.memory_reserve,
+        )
+        return NomadScheduler(nomad)
     node = NodeSettings(
         data=settings.data,
         key=secrets.node_key,
@@ -71,18 +124,24 @@ async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters
         memory_floor_mib=settings.memory_floor_mib,
         disk_overcommit=settings.disk_overcommit,
     )
+    return LocalScheduler(node)
+
+
+def _registry(settings: Settings) -> contextlib.AbstractAsyncContextManager[RouteRegistry]:
+    if settings.consul_url:
+        from traefik.consul import ConsulRegistry, ConsulSettings
+
+        consul = ConsulSettings(
+            url=settings.consul_url,
+            token=settings.token("CONSUL"),
+            ca=settings.consul_ca,
+            cert=settings.consul_cert,
+            key=settings.consul_key,
+        )
+        return ConsulRegistry(consul)
     routes = settings.data / "traefik" / "dynamic"
     routes.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    async def node_key(_: str) -> bytes:  # noqa: RUF029 - awaited like any other
-        return secrets.node_key
-
-    async with (
-        open_sqlite(settings.data / "yurt.db", Vault(secrets.master_key)) as store,
-        LocalScheduler(node) as scheduler,
-        HttpGates(node_key) as gates,
-    ):
-        yield Adapters(store, scheduler, FileRegistry(routes), gates)
+    return contextlib.nullcontext(FileRegistry(routes))
 
 
 async def _until_signal(control: Control, sockets: list[socket.socket]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 from typing import TYPE_CHECKING, Self
 
 from fastapi import FastAPI
@@ -11,10 +15,13 @@ from fastapi import FastAPI
 from control.api import envelope, internal, keys, previews, public, sandboxes, snapshots
 from control.assignments import assignment
 from control.edge import Edge
+from control.errors import UnavailableError
 from control.forward import Forwarder
 from control.front import Front
 from control.keys import KeyRing
+from control.nodes import Nodes
 from control.reconcile.apply import World
+from control.reconcile.lease import Leader
 from control.reconcile.loop import Reconciler
 from control.reconcile.plan import Limits
 from control.reconcile.routes import Routes
@@ -22,7 +29,6 @@ from control.records import Records
 from control.reports import Reports
 from control.sandboxes import Sandboxes
 from control.service import Service
-from jobs.local import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +42,9 @@ if TYPE_CHECKING:
     from control.vault import Keys
     from jobs.scheduler import Scheduler
     from traefik.registry import RouteRegistry
+
+# How soon a key that another control made or called back is so here.
+_KEYS_SECONDS = 1.0
 
 # Previews first: their paths are longer than those of sandboxes that they begin with.
 _ROUTERS = (
@@ -70,6 +79,9 @@ class Control:
         self._settings, self._secrets, self._adapters = settings, secrets, adapters
         store = adapters.store
         self.records = Records(store.sandboxes)
+        self._nodes = Nodes(store.nodes, now)
+        holder = f"{socket.gethostname()}-{token_hex(8)}"
+        self._leader = Leader(store, "reconcile", holder)
         self._keys = KeyRing(store.keys, now, self.wake)
         self._forwarder = Forwarder()
         routes = Routes(adapters.registry)
@@ -116,13 +128,10 @@ class Control:
                 self.wake,
                 now,
             ),
-            node_key=self._node_key,
+            node_key=self._nodes.key,
             troubles=lambda: self.reconciler.troubles,
             now=now,
         )
-
-    async def _node_key(self, name: str) -> bytes | None:
-        return self._secrets.node_key if name == NODE else None
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""
@@ -144,8 +153,30 @@ class Control:
         await self._forwarder.__aexit__()
 
     async def run(self) -> None:
-        """Reconcile until cancelled."""
-        await self.reconciler.run()
+        """Reconcile, whenever that is this control's part, until cancelled."""
+        if not self._settings.is_shared:
+            await self.reconciler.run()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._leader.lead(self.reconciler.run, self.reconciler.queue.clear))
+            tasks.create_task(self._follow_records())
+            tasks.create_task(self._follow_keys())
+
+    async def _follow_records(self) -> None:
+        """Hear what other controls change: somebody here may wait for it, or reconcile it."""
+        async for sandbox_id in self._adapters.store.changes():
+            try:
+                is_news = await self.records.is_news(sandbox_id)
+            except UnavailableError:
+                is_news = True
+            if is_news:
+                self.wake(sandbox_id)
+
+    async def _follow_keys(self) -> None:
+        while True:
+            await asyncio.sleep(_KEYS_SECONDS)
+            with suppress(UnavailableError):
+                await self._keys.refresh()
 
     def close(self) -> None:
         """Answer everybody who waits: this process is about to end."""

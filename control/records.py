@@ -25,6 +25,7 @@ class Records:
     def __init__(self, store: SandboxStore) -> None:
         self._store = store
         self._closing = False
+        self._written: dict[SandboxId, int] = {}
         self._bells: dict[SandboxId, set[asyncio.Event]] = {}
 
     async def get(self, sandbox_id: SandboxId) -> Sandbox | None:
@@ -49,12 +50,14 @@ class Records:
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         """See ``SandboxStore.change``."""
         changed = await self._store.change(sandbox_id, mutate)
+        self._written[sandbox_id] = _mark(changed)
         self._ring(sandbox_id)
         return changed
 
     async def remove(self, sandbox_id: SandboxId) -> None:
         """See ``SandboxStore.remove``."""
         await self._store.remove(sandbox_id)
+        self._written.pop(sandbox_id, None)
         self._ring(sandbox_id)
 
     async def wait(
@@ -84,10 +87,20 @@ class Records:
                 self._bells.pop(sandbox.id, None)
         return sandbox
 
-    def ring(self, sandbox_id: SandboxId | None = None) -> None:
-        """Wake those who wait for a record that another process changed; None: any record."""
-        for rung in [sandbox_id] if sandbox_id is not None else list(self._bells):
-            self._ring(rung)
+    async def is_news(self, sandbox_id: SandboxId) -> bool:
+        """Tell whether a record is other than this process wrote it, and wake those who wait.
+
+        What a process changes is told to it, too: to look again at each would never end.
+
+        Raises:
+            UnavailableError: the record cannot be read.
+        """
+        sandbox = await self._store.get(sandbox_id)
+        if sandbox is not None and self._written.get(sandbox_id) == _mark(sandbox):
+            return False
+        self._written.pop(sandbox_id, None)
+        self._ring(sandbox_id)
+        return True
 
     def close(self) -> None:
         """Let nobody wait any longer: this process is about to end."""
@@ -98,3 +111,10 @@ class Records:
     def _ring(self, sandbox_id: SandboxId) -> None:
         for bell in self._bells.get(sandbox_id, ()):
             bell.set()
+
+
+def _mark(sandbox: Sandbox) -> int:
+    """Return a number that differs when anything that matters to others does."""
+    times = sandbox.updated_at, sandbox.changed_at, sandbox.last_activity_at
+    where = sandbox.state, sandbox.desired_state, sandbox.node, sandbox.error_reason
+    return hash((sandbox.run, sandbox.assignment_version, *where, *times))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,15 +69,10 @@ class Reconciler:
         self._sure: set[str] = set()
         self.queue = KeyedQueue()
         self.troubles: dict[str, str] = {}
-        self._all = asyncio.Event()
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""
         self.queue.put(sandbox_id)
-
-    def wake_all(self) -> None:
-        """Have a look at everything soon."""
-        self._all.set()
 
     async def run(self) -> None:
         """Work until cancelled; if one part fails, all end."""
@@ -156,9 +150,7 @@ class Reconciler:
                 failures = min(failures + 1, _MOST_FAILURES)
             else:
                 failures = 0
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._all.wait(), self._resync_seconds)
-                self._all.clear()
+                await asyncio.sleep(self._resync_seconds)
 
     async def resync(self) -> None:
         """Compare everything that there is with the records, and wake what does not fit.

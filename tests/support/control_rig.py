@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from control.app import Adapters, Control
+from control.app import Adapters, Control, now
 from control.errors import UnavailableError
+from control.model import Node
 from control.settings import Settings
 from control.vault import Keys, new_api_key
 from jobs.memory import NODE, MemoryScheduler
@@ -135,6 +136,7 @@ class Rig:
 
     async def begin(self) -> None:
         """Start control; what the doubles know is as it was."""
+        await self.store.nodes.put(Node(NODE, NODE_KEY, now()))
         self.control = Control(self.settings, self.secrets, self.adapters())
         await self.control.__aenter__()
         self.running = asyncio.ensure_future(self.control.run())

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from control import app
 from control.errors import UnavailableError
+from control.gates import HttpGates
+from control.model import Node
 from control.naming import SandboxId
+from control.nodes import Nodes
 from control.reconcile import loop
 from control.reconcile.strays import stray_disks
 from jobs.memory import NODE
 from jobs.runner.message import DOWN, DOWN_ANSWER, UP, UP_ANSWER, Head, seal
 from tests.support.control_rig import NODE_KEY, Rig, Runner, eventually
+from tests.support.records import NOW
 
 if TYPE_CHECKING:
     from control.model import Sandbox
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
 URL = "http://localhost/internal/report"
+OTHER_KEY = bytes(range(1, 33))
 GONE = SandboxId("2" * 26)
 
 
@@ -35,6 +41,33 @@ async def look(rig: Rig) -> None:
 
 
 # -- who may report ----------------------------------------------------------------------------
+
+
+async def test_a_claim_is_taken_only_from_the_node_of_the_job(rig: Rig) -> None:
+    await rig.store.nodes.put(Node("other", OTHER_KEY, NOW))
+    runner = await rig.submitted()
+    for key, node in ((OTHER_KEY, "other"), (NODE_KEY, "other"), (OTHER_KEY, "nowhere")):
+        head = Head(node, runner.job.sandbox_id, 1, runner.incarnation, 1)
+        for body in (b'{"phase": "assign"}', b'{"phase": "fetching", "message": "x"}'):
+            answer = await rig.http.post(URL, content=body, headers=seal(key, UP, head, body))
+            assert answer.status_code == 403
+            assert "preview_token" not in answer.text
+    assert (await record(rig, runner)).node == ""
+    assert (await runner.report("assign")).status_code == 200
+    assert (await record(rig, runner)).node == NODE
+
+
+async def test_what_is_reported_later_is_taken_only_from_the_node_of_the_record(rig: Rig) -> None:
+    await rig.store.nodes.put(Node("other", OTHER_KEY, NOW))
+    runner = await rig.submitted()
+    await runner.claim()
+    for phase in ("ready", "notice", "exit"):
+        head = Head("other", runner.job.sandbox_id, 1, runner.incarnation, 99)
+        body = b'{"phase": "%s", "message": "x"}' % phase.encode()
+        answer = await rig.http.post(URL, content=body, headers=seal(OTHER_KEY, UP, head, body))
+        assert answer.status_code == 403
+    assert (await rig.show(runner.job.sandbox_id))["state"] == "creating"
+    assert (await record(rig, runner)).run.exit_reason is None
 
 
 async def test_what_was_said_to_a_runner_or_answered_to_it_is_no_report(rig: Rig) -> None:
@@ -68,6 +101,26 @@ async def test_a_runner_that_is_faster_than_its_scheduler_asks_again(
     assert (await rig.report(runner.head(), {"phase": "assign"})).status_code == 409
     rig.scheduler._allocations[runner.job.sandbox_id] = placed
     assert (await rig.report(runner.head(), {"phase": "assign"})).status_code == 200
+
+
+async def test_a_node_that_has_not_joined_is_sent_nothing(rig: Rig) -> None:
+    nodes = Nodes(rig.store.nodes, app.now)
+    await nodes.join("third", OTHER_KEY)
+    known = await rig.store.nodes.get("third")
+    await nodes.join("third", OTHER_KEY)
+    assert await rig.store.nodes.get("third") == known
+    await nodes.join("third", NODE_KEY)
+    assert await nodes.key("third") == NODE_KEY
+    runner = await rig.submitted()
+    await runner.claim()
+    run = (await record(rig, runner)).run
+    allocation = await rig.scheduler.allocation(runner.job.sandbox_id)
+    assert allocation is not None
+    async with HttpGates(nodes.key) as gates:
+        with pytest.raises(UnavailableError, match="nowhere has not joined"):
+            await gates.send(replace(allocation, node="nowhere"), run, {"op": "hello"})
+        with pytest.raises(UnavailableError, match="does not answer"):
+            await gates.send(replace(allocation, port=1), run, {"op": "hello"})
 
 
 # -- what the record keeps ---------------------------------------------------------------------
@@ -158,9 +211,8 @@ async def test_a_key_that_is_called_back_reaches_a_lost_sandbox_on_its_return(ri
     runner.answers = False
     await look(rig)
     version = runner.version
-    assert (
-        await rig.call("POST", "/api-keys", json={"name": "k", "permissions": []})
-    ).status_code == 201
+    key = {"name": "k", "permissions": []}
+    assert (await rig.call("POST", "/api-keys", json=key)).status_code == 201
     rig.scheduler.lost.clear()
     runner.answers = True
     await look(rig)
