@@ -106,9 +106,8 @@ async def _transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Await
             await connection.commit()
         except TimeoutError:
             # Nothing more can be said on it: not even that the transaction is off.
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            driver.terminate()
+            if not connection.invalidated:
+                await connection.invalidate()
             raise
         return result
 

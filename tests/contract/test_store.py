@@ -6,14 +6,12 @@ import asyncio
 import sqlite3
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
 
 from control.errors import ConflictError, InvalidError, NotFoundError
 from control.listing import (
@@ -26,29 +24,25 @@ from control.listing import (
     decode_cursor,
     encode_cursor,
 )
-from control.model import ApiKey, DesiredState, NetworkPolicy, Run, Secrets, State
+from control.model import ApiKey, DesiredState, NetworkPolicy, Node, Run, Secrets, State
 from control.store.migrate import HEAD, config
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
 from control.vault import Vault, VaultError
-from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store
+from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store, in_sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from control.model import Sandbox
     from control.store import Store
     from control.store.sql import SqlStore
+    from tests.support.records import Place
 
 pytestmark = pytest.mark.contract
 MOST = 1000
-
-
-@pytest_asyncio.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    async with a_store(tmp_path) as store:
-        yield store
 
 
 def test_the_implementation_fits_the_interface(tmp_path: Path) -> None:
@@ -138,11 +132,11 @@ async def test_a_removed_record_is_gone_and_removing_it_again_succeeds(store: Sq
     assert await store.sandboxes.count(Filter(labels={"a": "b"})) == 0
 
 
-async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+async def test_what_was_written_is_there_after_reopening(place: Place) -> None:
     stored = a_sandbox()
-    async with a_store(tmp_path) as store:
+    async with place.opened() as store:
         await store.sandboxes.insert(stored, most=MOST)
-    async with a_store(tmp_path) as store:
+    async with place.opened() as store:
         assert await store.sandboxes.get(stored.id) == stored
 
 
@@ -282,35 +276,73 @@ async def test_keys_come_back_and_note_their_use(store: SqlStore) -> None:
         await store.keys.remove("one")
 
 
-async def test_nothing_secret_is_readable_in_the_file(tmp_path: Path) -> None:
+async def test_nothing_secret_is_readable_in_the_file(place: Place) -> None:
     secrets = Secrets(env={"TOKEN": "canary-in-env"})
-    async with a_store(tmp_path) as store:
-        await store.sandboxes.insert(a_sandbox(secrets=secrets), most=MOST)
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    node = Node("canary-node", b"canary-of-a-node's-key-32-bytes.", NOW)
+    async with place.opened() as store:
+        await store.sandboxes.insert(a_sandbox(name="canary-name", secrets=secrets), most=MOST)
+        await store.nodes.put(node)
+    kept = place.stored()
+    assert b"canary-name" in kept
+    assert b"canary-node" in kept
     for canary in ("canary-in-env", secrets.preview_token, secrets.signing_key):
         assert canary.encode() not in kept
+    for form in (node.key, node.key.hex().encode()):
+        assert form not in kept
 
 
-async def test_another_master_key_cannot_read(tmp_path: Path) -> None:
+async def test_another_master_key_cannot_read(place: Place) -> None:
     stored = a_sandbox()
-    async with a_store(tmp_path) as store:
+    async with place.opened() as store:
         await store.sandboxes.insert(stored, most=MOST)
-    async with open_sqlite(tmp_path / "yurt.db", Vault(bytes([1] * 32))) as other:
+        await store.nodes.put(Node("n1", bytes(32), NOW))
+    async with place.opened(Vault(bytes([1] * 32))) as other:
         with pytest.raises(VaultError):
             await other.sandboxes.get(stored.id)
+        with pytest.raises(VaultError):
+            await other.nodes.get("n1")
 
 
-async def test_a_new_database_is_private_and_has_the_tables_of_the_code(tmp_path: Path) -> None:
+async def test_a_new_database_is_private(tmp_path: Path) -> None:
     path = tmp_path / "new" / "yurt.db"
-    for _ in range(2):
-        async with open_sqlite(path, VAULT) as store:
-            await store.ping()
+    async with open_sqlite(path, VAULT) as store:
+        await store.ping()
     assert path.stat().st_mode & 0o077 == 0
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), metadata)
-    engine.dispose()
-    assert differences == []
+
+
+def differences(connection: Connection) -> list[Any]:
+    return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+async def test_a_database_has_the_tables_of_the_code(place: Place) -> None:
+    for _ in range(2):
+        async with place.opened() as store, store._database._writer.connect() as connection:
+            assert await connection.run_sync(differences) == []
+
+
+def downgraded(connection: Connection) -> None:
+    """Leave of the newest database what the first version made."""
+    for statement in (
+        "DROP TABLE nodes",
+        "DROP TABLE leases",
+        "ALTER TABLE sandboxes DROP COLUMN node",
+        "ALTER TABLE sandboxes DROP COLUMN exit_reason",
+        "ALTER TABLE sandboxes DROP COLUMN exit_reached",
+        "UPDATE alembic_version SET version_num = '0001'",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
+    stored = a_sandbox(labels={"a": "b"}, run=Run(2, "f" * 32, 7, 8, 9))
+    place = in_sqlite(tmp_path)
+    async with place.opened() as store:
+        await store.sandboxes.insert(stored, most=MOST)
+        async with store._database._writer.begin() as connection:
+            await connection.run_sync(downgraded)
+    async with place.opened() as store, store._database._writer.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert await store.sandboxes.get(stored.id) == stored
 
 
 def test_the_newest_migration_is_named() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import sqlite3
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +18,14 @@ from sqlalchemy import create_engine
 from control.model import Permission, Resources, Sandbox, Snapshot
 from control.naming import new_sandbox_id
 from control.store.migrate import upgrade
-from control.store.sqlite import open_sqlite
+from control.store.opening import open_store
 from control.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from control.store.sql import SqlStore
+    from tests.support.postgres import Postgres
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 VAULT = Vault(bytes(32))
@@ -73,10 +77,47 @@ def _template() -> bytes:
         return path.read_bytes()
 
 
-@contextlib.asynccontextmanager
-async def a_store(directory: Path) -> AsyncIterator[SqlStore]:
+@dataclass(frozen=True)
+class Place:
+    """One database: what opens it, and the directory of its files."""
+
+    where: str | Path
+    files: Path
+
+    def opened(self, vault: Vault = VAULT) -> AbstractAsyncContextManager[SqlStore]:
+        return open_store(self.where, vault)
+
+    def stored(self) -> bytes:
+        """Read all that is on the disk."""
+        return b"".join(path.read_bytes() for path in self.files.rglob("*") if path.is_file())
+
+
+def in_sqlite(directory: Path) -> Place:
     path = directory / "yurt.db"
     if not path.exists():
         path.write_bytes(_template())
-    async with open_sqlite(path, VAULT) as store:
-        yield store
+    return Place(path, directory)
+
+
+@functools.cache
+def _postgres_template(server: Postgres) -> str:
+    """Make a database once for all tests of this server."""
+    name = server.new_database()
+
+    async def migrate() -> None:
+        async with open_store(server.url(name), VAULT) as store:
+            await store.ping()
+
+    # In a thread, so that it can be used from where a loop is there already.
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, migrate()).result()
+    return name
+
+
+def in_postgres(server: Postgres) -> Place:
+    name = server.new_database(template=_postgres_template(server))
+    return Place(server.url(name), server.data)
+
+
+def a_store(directory: Path) -> AbstractAsyncContextManager[SqlStore]:
+    return in_sqlite(directory).opened()
