@@ -144,9 +144,10 @@ def _site(settings: Settings) -> Site:
 
 async def _record(settings: Settings, image: Image) -> None:
     from control.snapshots import ensure_default_snapshot
-    from control.store.sqlite import open_sqlite
+    from control.store.opening import open_store
     from control.vault import Vault, load_keys
 
     keys = load_keys(settings.data)
-    async with open_sqlite(settings.data / "yurt.db", Vault(keys.master_key)) as store:
+    where = settings.database_url or settings.data / "yurt.db"
+    async with open_store(where, Vault(keys.master_key)) as store:
         await ensure_default_snapshot(store, image)

@@ -136,6 +136,8 @@ class Cluster:
     def restart(self, host: Host) -> None:
         """Switch a host on that was killed, and start all that belongs on it."""
         host.boot()
+        if host in self.nodes:
+            programs.prepare_node(host)  # the kernel forgot all rules
         for name in self.programs_of(host):
             self.start(host, name)
 

@@ -117,6 +117,28 @@ class Host:
             raise ClusterError(f"{self.name} is off")
         return ["nsenter", f"--target={first.pid}", *_KIND, "--wd=/", "--", *command]
 
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None, text: str = ""
+    ) -> str:
+        """Run a program on this host with ``text`` as its input, and return what it printed.
+
+        Raises:
+            ClusterError: it failed; with all that it said.
+        """
+        ran = subprocess.run(
+            self.inside(*command),
+            env=self._environment(environment or {}),
+            input=text,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+        )
+        if ran.returncode:
+            said = f"{ran.stdout}{ran.stderr}".strip()
+            raise ClusterError(f"{' '.join(command)} failed on {self.name}:\n{said}")
+        return ran.stdout
+
     def start(self, program: Program) -> None:
         """Start a program in the background; it ends with the host.
 

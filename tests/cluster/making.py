@@ -104,6 +104,10 @@ class _Steps:
             self._start_nodes()
         with self._step("starting control"):
             self._start_control()
+        with self._step("preparing nodes"):
+            self._prepare_nodes()
+        with self._step("handing the default snapshot to nodes"):
+            self._hand_out_snapshot()
         self._write_env()
 
     @contextlib.contextmanager
@@ -184,6 +188,17 @@ class _Steps:
             cluster.control,
             "traefik",
         )
+
+    def _prepare_nodes(self) -> None:
+        cluster = self.cluster
+        for node in cluster.nodes:
+            programs.join_node(node, cluster.control, cluster.settings)
+        _at_once(partial(programs.prepare_node, node) for node in cluster.nodes)
+
+    def _hand_out_snapshot(self) -> None:
+        cluster = self.cluster
+        image_id = programs.publish_default_snapshot(cluster.control, cluster.settings)
+        _at_once(partial(programs.fetch_image, node, image_id) for node in cluster.nodes)
 
     def _write_env(self) -> None:
         cluster = self.cluster

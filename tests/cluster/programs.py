@@ -13,10 +13,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from control.cli import prepare
+from control.cli.output import Output
 from control.cli.prepare import data_directory
+from control.settings import Settings
 from jobs.installed import interpreter
 from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.host import INSIDE, Host, Program
+from tests.support import images
 from traefik import process
 from traefik.consul import ConsulSettings
 from traefik.static import Cluster, Front
@@ -179,6 +183,48 @@ def make_node_directories(host: Host) -> None:
     (inside(host, DATA) / "disks").mkdir(mode=0o700, exist_ok=True)
 
 
+def join_node(host: Host, control: Host, settings: Mapping[str, str]) -> None:
+    """Have control make the node's key, and put it on the node."""
+    environment = {**settings, "YURT_DATA": str(DATA)}
+    made = control.run([_yurt(), "nodes", "add", host.name], environment)
+    path = inside(host, DATA) / "node.json"
+    path.touch(mode=0o600)
+    path.write_text(made[made.index("{") :])
+
+
+def prepare_node(host: Host) -> None:
+    """Make a node that has joined ready for sandboxes; needed after each boot."""
+    host.run([_yurt(), "nodes", "prepare"], {"YURT_DATA": str(DATA)})
+
+
+def publish_default_snapshot(control: Host, settings: Mapping[str, str]) -> str:
+    """Make the default snapshot and put it into the registry; return the id of its image."""
+    environment = {**settings, "YURT_DATA": str(DATA)}
+    data = inside(control, DATA)
+    images.borrow(data)
+    there = Settings.model_validate({**_fields(settings), "data": data})
+    prepare.default_snapshot(there, Output())
+    images.keep(data)
+    told = control.run([_yurt(), "snapshot", "publish", "--json"], environment)
+    image_id: str = json.loads(told)["imageId"]
+    return image_id
+
+
+def fetch_image(host: Host, image_id: str) -> None:
+    """Have a node fetch an image before a sandbox needs it."""
+    runner = DATA / "lib" / "runner" / "jobs" / "runner" / "main.py"
+    arguments = json.dumps({"data": str(DATA), "image_id": image_id})
+    host.run([*interpreter(), str(runner), "fetch-image", arguments])
+
+
+def _fields(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix("YURT_").lower(): value for name, value in settings.items()}
+
+
+def _yurt() -> str:
+    return str(Path(sys.executable).with_name("yurt"))
+
+
 def make_database(host: Host, password: str) -> None:
     """Make an empty cluster of PostgreSQL whose user and database are named ``yurt``."""
     data = INSIDE / "postgresql"
@@ -188,20 +234,16 @@ def make_database(host: Host, password: str) -> None:
     secret = directory.parent / "postgres.password"
     secret.write_text(password)
     shutil.chown(secret, "postgres")
+    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     command = [
-        *("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"),
         *(str(_postgres() / "initdb"), f"--pgdata={data}", f"--username={DATABASE}"),
         *(f"--pwfile={INSIDE / secret.name}", "--auth=scram-sha-256", "--no-sync"),
         *("--encoding=UTF8", "--locale=C.UTF-8"),
     ]
-    log = host.log("initdb")
-    with log.open("ab") as output:
-        made = subprocess.run(
-            host.inside(*command), stdout=output, stderr=output, check=False, cwd="/"
-        )
+    host.run([*become, *command])
     secret.unlink()
-    if made.returncode:
-        raise ClusterError(f"initdb failed\n{log.read_text()}")
+    create = [str(_postgres() / "postgres"), "--single", "-D", str(data), "postgres"]
+    host.run([*become, *create], text=f"CREATE DATABASE {DATABASE}\n")
     with (directory / "pg_hba.conf").open("a") as rules:
         rules.write(f"host all {DATABASE} {host.network.subnet} scram-sha-256\n")
 
