@@ -8,13 +8,9 @@ Does not know which sandboxes use an image.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import re
-import stat
-import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,16 +18,15 @@ from typing import IO, TYPE_CHECKING
 
 from control.errors import InvalidError, NotFoundError, UnavailableError
 from image.bundle.build import BundleError, build_bundle, bundle_digest
+from jobs.runner import images, layers
 from jobs.snapshot import build_root, recipe_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from jobs.site import Site
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNFINISHED = ".new-"
-_CHUNK_BYTES = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,7 +57,7 @@ def ensure_bundle(data: Path, progress: Callable[[str], None]) -> Path:
     try:
         bundle = library / f"agent-{bundle_digest()}"
         if not bundle.exists():
-            with _exclusive(library, progress):
+            with layers.exclusive(library, progress):
                 if not bundle.exists():
                     build_bundle(bundle, progress)
     except BundleError as exc:
@@ -80,13 +75,12 @@ def ensure_default_snapshot(data: Path, site: Site, progress: Callable[[str], No
     digest = recipe_digest(site)
     with contextlib.suppress(NotFoundError):
         return read_image(data, digest)
-    layers = layer_path(data, digest).parent
-    with _exclusive(layers, progress):
-        layer = layers / digest
+    layer = layer_path(data, digest)
+    with layers.exclusive(layer.parent, progress):
         if not layer.exists():
-            with _unfinished(layers) as root:
+            with layers.unfinished(layer.parent) as root:
                 build_root(root, site, progress)
-                _finish(root)
+                layers.finish(root)
                 root.rename(layer)
         image = Image(
             id=digest,
@@ -105,8 +99,7 @@ def import_layer(
 ) -> Path:
     """Unpack a layer from a tar stream whose SHA-256 is ``digest``; a layer that is there stays.
 
-    Owners, modes and extended attributes (file capabilities too) are kept. Device nodes are left
-    out, and no member ends up outside of the layer.
+    What is kept of the archive, and what is not: see ``jobs.runner.layers.put``.
 
     Raises:
         InvalidError: the stream is no tar archive, is cut off, or has another digest.
@@ -114,12 +107,12 @@ def import_layer(
     layer = layer_path(data, digest)
     if layer.exists():
         return layer
-    with _exclusive(layer.parent, progress):
+    with layers.exclusive(layer.parent, progress):
         if not layer.exists():
-            with _unfinished(layer.parent) as root:
-                _unpack(stream, digest, root)
-                _finish(root)
-                root.rename(layer)
+            try:
+                layers.put(layer, stream, digest)
+            except layers.LayerError as exc:
+                raise InvalidError(str(exc)) from exc
     return layer
 
 
@@ -149,7 +142,9 @@ def write_image(data: Path, image: Image) -> None:
     """Make an image known, whose layers are there; the same id again overwrites."""
     path = _image_path(data, image.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=_UNFINISHED, delete=False) as new:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=layers.UNFINISHED, delete=False
+    ) as new:
         json.dump(asdict(image), new, indent=1)
         new.flush()
         os.fsync(new.fileno())
@@ -161,87 +156,9 @@ def remove_image(data: Path, image_id: str, progress: Callable[[str], None]) -> 
 
     No sandbox of this node may be started from it: their files would vanish under them.
     """
-    path = _image_path(data, image_id)
-    with _exclusive(data / "images" / "layers", progress):
-        if not path.exists():
-            return
-        unused = _layers(path)
-        path.unlink()
-        for other in path.parent.glob("*.json"):
-            unused -= _layers(other)
-        for layer in unused:
-            _remove(layer_path(data, layer))
-
-
-def _layers(path: Path) -> set[str]:
-    return set(json.loads(path.read_text())["layers"])
-
-
-@contextlib.contextmanager
-def _exclusive(directory: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Hold the one right to write in a directory, and clear away what dead processes left in it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another process that is making the same")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        # A tool that outlives us must keep the lock while it still writes.
-        os.set_inheritable(lock.fileno(), True)
-        for leftover in directory.glob(f"{_UNFINISHED}*"):
-            _remove(leftover)
-        yield
-
-
-@contextlib.contextmanager
-def _unfinished(directory: Path) -> Iterator[Path]:
-    """Make a directory to fill and rename; it is removed unless that happened."""
-    root = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory))
-    root.chmod(0o755)
-    try:
-        yield root
-    finally:
-        if root.exists():
-            _remove(root)
-
-
-def _unpack(stream: IO[bytes], digest: str, root: Path) -> None:
-    """Let tar unpack the stream, and count what it was given."""
-    command = [
-        *("tar", "--extract", "--file=-", f"--directory={root}", "--numeric-owner", "--same-owner"),
-        *("--same-permissions", "--delay-directory-restore", "--xattrs", "--xattrs-include=*"),
-        # Marks of an overlay are ours to set, not the archive's.
-        *("--xattrs-exclude=trusted.*", "--xattrs-exclude=user.overlay.*"),
-    ]
-    seen = hashlib.sha256()
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as tar:
-            assert tar.stdin is not None
-            while chunk := stream.read(_CHUNK_BYTES):
-                seen.update(chunk)
-                with contextlib.suppress(BrokenPipeError):  # its exit code says why it stopped
-                    tar.stdin.write(chunk)
-            with contextlib.suppress(BrokenPipeError):
-                tar.stdin.close()
-        if tar.returncode != 0:
-            said.seek(0)
-            reason = said.read(4096).decode(errors="replace").strip()
-            raise InvalidError(f"layer {digest} cannot be unpacked: {reason}")
-    if seen.hexdigest() != digest:
-        raise InvalidError(f"layer {digest} arrived as {seen.hexdigest()}: damaged on its way")
-
-
-def _finish(root: Path) -> None:
-    """Take device nodes out of a layer, and see it safely on the disk."""
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory, name)
-            mode = path.lstat().st_mode
-            # To an overlay a character device 0:0 is a deletion; others are of no use in a sandbox.
-            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                path.unlink()
-    os.sync()
+    _checked(image_id)
+    with layers.exclusive(data / "images" / "layers", progress):
+        images.drop(data, image_id)
 
 
 def _size_bytes(layer: Path) -> int:
@@ -252,11 +169,6 @@ def _size_bytes(layer: Path) -> int:
             status = Path(directory, name).lstat()
             sizes[status.st_ino] = status.st_size
     return sum(sizes.values())
-
-
-def _remove(path: Path) -> None:
-    """Remove a directory or file of ours, and never what is mounted below it."""
-    subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
 
 
 def _image_path(data: Path, image_id: str) -> Path:

@@ -52,6 +52,21 @@ def install_runner(data: Path) -> Path:
     return directory / "jobs" / "runner" / "main.py"
 
 
+def link_runner(main: Path) -> Path:
+    """Let ``<data>/lib/runner`` be the runner that ``install_runner`` gave; return its main there.
+
+    For whoever starts runners without knowing their digest. A runner started through the link
+    stays in its own directory when the link moves on.
+    """
+    directory = main.parents[2]
+    link = directory.with_name("runner")
+    new = directory.with_name(f"runner.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(directory.name)
+    new.rename(link)
+    return link / main.relative_to(directory)
+
+
 def _files() -> dict[str, Path]:
     files = {"jobs/__init__.py": _SOURCE / "__init__.py"}
     for path in (_SOURCE / "runner").iterdir():

@@ -8,12 +8,15 @@ handshake, never by pid.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
 from jobs.installed import install_runner, interpreter
+from jobs.node import NodeConfig, prepare, verb_result
 from jobs.runner import locks
 from jobs.runner.channel import connect_unix
 from jobs.scheduler import Allocation, Exit, Job, NodeStatus
@@ -29,11 +33,14 @@ from jobs.scheduler import Allocation, Exit, Job, NodeStatus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
+logger = logging.getLogger(__name__)
+
 NODE = "local"
 GATE_ADDRESS = "127.0.0.1"
 _POLL_SECONDS = 0.05
 MIB = 1 << 20
 _KILL_WAIT_SECONDS = 70.0
+_LOG = "runner.log"
 _LOG_TAIL_BYTES = 2000
 
 
@@ -103,15 +110,18 @@ class LocalScheduler:
     async def __aenter__(self) -> LocalScheduler:
         """Prepare the node and adopt every runner that lives or has ended."""
         settings = self._settings
-        for name in ("run/sandboxes", "disks", "images/layers", "lib"):
-            (settings.data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._runner = await asyncio.to_thread(install_runner, settings.data)
-        self._write_node()
-        await self._verb("prepare-node", {"resolvers": settings.resolvers, "never": settings.never})
+        node = NodeConfig(
+            name=NODE,
+            key=settings.key.hex(),
+            subnet=settings.subnet,
+            bundle=str(settings.bundle),
+            resolvers=settings.resolvers,
+            never=settings.never,
+        )
+        self._runner = await asyncio.to_thread(prepare, settings.data, node, logger.info)
         await self._followers.__aenter__()
-        for directory in sorted(self._sandboxes.iterdir()):
-            self._adopt(directory)
-        await self._verb("sweep", {"data": str(settings.data)})
+        for directory in run_directories(settings.data):
+            await self._adopt(directory)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -123,25 +133,16 @@ class LocalScheduler:
             if run.connection:
                 run.connection.close()
 
-    def _write_node(self) -> None:
-        settings = self._settings
-        node = {
-            "name": NODE,
-            "key": settings.key.hex(),
-            "resolvers": settings.resolvers,
-            "never": settings.never,
-            "bundle": str(settings.bundle),
-        }
-        _write_whole(settings.data / "node.json", node)
-
-    def _adopt(self, directory: Path) -> None:
+    async def _adopt(self, directory: Path) -> None:
+        spec_path = directory / "spec.json"
+        await asyncio.to_thread(_wait_for_job, directory)
         try:
-            spec = json.loads((directory / "spec.json").read_text())
+            spec = json.loads(spec_path.read_text())
         except FileNotFoundError:
             shutil.rmtree(directory)  # submit had not come further than the directory
             return
         job = Job(**{name: spec[name] for name in Job.__slots__ if name in spec})
-        self._follow(_Run(job, spec["port"], directory))
+        self._follow(_Run(job, int(spec["port"]), directory))
 
     def _follow(self, run: _Run) -> None:
         self._runs[run.job.sandbox_id] = run
@@ -227,17 +228,16 @@ class LocalScheduler:
     def _start(self, run: _Run) -> None:
         directory = run.directory
         directory.mkdir(mode=0o700, exist_ok=True)
-        for name in ("exit.json", "sock", "runner.log", "agent.log"):
+        for name in ("exit.json", "spec.json", _LOG):
             (directory / name).unlink(missing_ok=True)
         spec = asdict(run.job) | {
             "address": GATE_ADDRESS,
             "port": run.port,
             "data": str(self._settings.data),
-            "subnet": self._settings.subnet,
         }
-        _write_whole(directory / "spec.json", spec)
-        command = [*interpreter(), str(self._runner), "run", str(directory)]
-        log = os.open(directory / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        command = [*interpreter(), str(self._runner), "run", str(directory), json.dumps(spec)]
+        log = os.open(directory / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(log, fcntl.LOCK_EX)  # the runner has the log as long as it lives
         null = os.open(os.devnull, os.O_RDONLY)
         try:
             run.child = os.posix_spawn(
@@ -260,6 +260,8 @@ class LocalScheduler:
         if run.connection:
             with suppress(ConnectionError):
                 run.connection.send(b"s")
+        elif run.child is not None:
+            os.kill(run.child, signal.SIGTERM)  # it has only just been started
         with suppress(TimeoutError):
             await asyncio.wait_for(run.ended.wait(), grace_seconds)
             return
@@ -285,7 +287,8 @@ class LocalScheduler:
             return
         if not run.ended.is_set():
             raise ConflictError(f"the runner of {sandbox_id} still runs")
-        await asyncio.to_thread(shutil.rmtree, run.directory)
+        with suppress(FileNotFoundError):
+            await asyncio.to_thread(shutil.rmtree, run.directory)
         del self._runs[sandbox_id]
 
     async def changes(self) -> AsyncIterator[str]:
@@ -354,11 +357,7 @@ async def run_verb(runner: Path, verb: str, arguments: Mapping[str, Any]) -> dic
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
-    if process.returncode:
-        said = json.loads(output)["error"] if output else errors.decode()[-_LOG_TAIL_BYTES:]
-        raise UnavailableError(f"{verb} failed: {said}")
-    result: dict[str, Any] = json.loads(output)
-    return result
+    return verb_result(verb, process.returncode or 0, output.decode(), errors.decode())
 
 
 async def teardown(data: Path) -> None:
@@ -425,6 +424,12 @@ def _can_bind(port: int) -> bool:
     return True
 
 
+def _wait_for_job(directory: Path) -> None:
+    """Wait until a runner that has just been started has written its job, or is gone."""
+    while not (directory / "spec.json").exists() and locks.is_held(str(directory / _LOG)):
+        time.sleep(_POLL_SECONDS)
+
+
 def _child_lives(run: _Run) -> bool:
     """Tell whether the process that we started lives; what was adopted has only its lock."""
     if run.child is None:
@@ -462,18 +467,10 @@ def _read_exit(run: _Run) -> Exit:
     try:
         said = json.loads((run.directory / "exit.json").read_text())
     except FileNotFoundError:
-        log = run.directory / "runner.log"
+        log = run.directory / _LOG
         tail = log.read_text(errors="replace")[-_LOG_TAIL_BYTES:].strip() if log.exists() else ""
         last = f": {tail.splitlines()[-1]}" if tail else ""
         return Exit(f"the runner was killed{last}", 137, "unknown", datetime.now(UTC))
     return Exit(
         said["reason"], said["code"], said["phase"], datetime.fromtimestamp(said["at"], UTC)
     )
-
-
-def _write_whole(path: Path, fields: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump(fields, file)
-    temporary.rename(path)

@@ -72,6 +72,7 @@ class Sandbox:
     ) -> None:
         """Make its namespaces and its link, which nothing passes yet."""
         self.job, self.slot, self.scratch, self._marks = job, slot, scratch, marks
+        self._mounted: list[str] = []
         closing = network.begin_rules(network.close_rules(slot))
         self.owner = rootfs.Owner(slot.uid_base)
         rules = network.node_rules(node.resolvers, node.never)
@@ -81,17 +82,25 @@ class Sandbox:
         self.pipes = Pipes()
         marks.add("network")
 
-    def mount(self, node: record.Node, image: record.Image) -> None:
-        """Attach the disk, when its last user is gone, and mount the root file system."""
+    def mount(self, node: record.Node, image: record.Image, pause: Callable[[float], None]) -> None:
+        """Attach the disk, when its last user is gone, and mount the root file system.
+
+        Args:
+            node: has the agent bundle and the resolvers.
+            image: has the layers.
+            pause: passes a part of the wait for the disk; it may raise to end it.
+        """
         job, scratch = self.job, self.scratch
-        self._disk_lock = disk.claim(job.data, job.sandbox_id)
+        self._disk_lock = disk.claim(job.data, job.sandbox_id, pause=pause)
         path = disk.ensure(job.data, job.sandbox_id, job.disk_bytes)
         self.disk_directory = f"{scratch}/volume"
         os.mkdir(self.disk_directory, 0o700)
         disk.mount(path, self.disk_directory)
+        self._mounted.append("volume")
         self._marks.add("disk")
         layers = [f"{job.data}/images/layers/{layer}" for layer in image.layers]
         self.owner.mount_root(layers, self.disk_directory, scratch)
+        self._mounted += ["disk", "root"]
         self.owner.configure_network(self.slot.address, self.slot.gateway)
         os.mkdir(f"{scratch}/bundle")
         read_only = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NODEV
@@ -176,18 +185,20 @@ class Sandbox:
         return usage.f_bavail * usage.f_frsize < _FULL_BYTES or usage.f_favail == 0
 
     def unmount(self) -> None:
-        """Write everything out and unmount; nothing of the sandbox may run any more.
+        """Write everything out and unmount what is mounted; nothing may run in it any more.
 
         Raises:
             OSError: writing failed; the file system's journal then decides at the next start.
         """
+        if not self._mounted:
+            return
         fd = os.open(self.disk_directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             linux.syncfs(fd)
         finally:
             os.close(fd)
-        for name in ("root", "disk", "volume"):
-            linux.umount(f"{self.scratch}/{name}")
+        while self._mounted:
+            linux.umount(f"{self.scratch}/{self._mounted.pop()}")
         os.close(self._disk_lock)
 
     def kill(self) -> None:
@@ -198,3 +209,8 @@ class Sandbox:
 def read_counters(sandbox_id: str) -> tuple[int, int]:
     """Return how often the kernel killed for memory and refused a fork in this sandbox."""
     return cgroup.out_of_memory_kills(sandbox_id), cgroup.refused_forks(sandbox_id)
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable

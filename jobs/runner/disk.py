@@ -39,8 +39,19 @@ def paths(data: str, sandbox_id: str) -> tuple[str, str]:
     return f"{directory}/disk.img", f"{directory}/disk.lock"
 
 
-def claim(data: str, sandbox_id: str, wait_seconds: float = LOCK_WAIT_SECONDS) -> int:
+def claim(
+    data: str,
+    sandbox_id: str,
+    wait_seconds: float = LOCK_WAIT_SECONDS,
+    pause: Callable[[float], None] = time.sleep,
+) -> int:
     """Take the disk's lock and wait until its last user is gone; return the lock's fd.
+
+    Args:
+        data: the data directory.
+        sandbox_id: whose disk.
+        wait_seconds: how long at most.
+        pause: passes so many seconds of the wait; it may raise to end it.
 
     Raises:
         DiskError: it was still in use after ``wait_seconds``.
@@ -53,7 +64,7 @@ def claim(data: str, sandbox_id: str, wait_seconds: float = LOCK_WAIT_SECONDS) -
         if time.monotonic() > deadline:
             os.close(fd)
             raise DiskError("disk busy: an earlier run of this sandbox still holds it")
-        time.sleep(_POLL_SECONDS)
+        pause(_POLL_SECONDS)
     return fd
 
 
@@ -159,3 +170,8 @@ def remove(data: str, sandbox_id: str) -> None:
         os.rmdir(os.path.dirname(image))
     finally:
         os.close(fd)
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable

@@ -16,14 +16,17 @@ import sys
 import time
 
 from jobs.runner import boot, cgroup, channel, disk, linux, message, network, record, spawn, watch
-from jobs.runner.report import Reporter
+from jobs.runner.fetching import Fetch, FetchError
+from jobs.runner.guard import ENDING_SIGNALS
 
 ASSIGNMENT_WAIT_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
-_LAST_REPORT_SECONDS = 2.0
 _TICK_SECONDS = 1.0
 _LOG_LIMIT = 256 << 10
 _GATE_RESTARTS = 5
+_FETCH_REPORT_SECONDS = 3.0
+# What only the agent is told: the gate talks to strangers.
+_NOT_THE_GATES = {"env", "user", "workdir", "entrypoint"}
 
 
 class Ending(Exception):  # noqa: N818 - an end, not always an error
@@ -40,7 +43,6 @@ class Holder:
         self._secret = os.urandom(16).hex()
         self._assignment: dict[str, Any] = {}
         self._last_down = 0
-        self._deadline = time.monotonic() + ASSIGNMENT_WAIT_SECONDS
         self._agent_listens = False
         self._policy: tuple[int, int] | None = None
         self._activity: dict[str, Any] = {"last_activity_at": time.time(), "connections": 0}
@@ -53,31 +55,49 @@ class Holder:
         self._scratch = boot.private_mounts(self.job.data)
         os.mkdir(f"{self._scratch}/empty", 0o755)
         self._start_gate()  # before the node's key is in memory
-        self.node = record.read_node(self.job.data)
-        self.image = record.read_image(self.job.data, self.job.image_id)
 
     # -- coming up ---------------------------------------------------------------------------
 
-    def boot(self) -> None:
-        """Bring everything up; control is asked for the assignment meanwhile."""
+    def boot(self, signal_fd: int) -> None:
+        """Bring everything up; control is asked for the assignment meanwhile.
+
+        A signal, which makes ``signal_fd`` readable, asks for the end, as the scheduler's word
+        does: both are heard whenever this waits for something.
+        """
         job = self.job
+        self.node = record.read_node(job.data)
+        self._runner.slot.settle(self.node.subnet)
         self.sandbox = boot.Sandbox(job, self.node, self._runner.slot, self._scratch, self._marks)
-        head = message.Head(
-            self.node.name, job.sandbox_id, job.generation, self._runner.incarnation, 0
-        )
-        self.head = head
-        self.reporter = Reporter(job.control_url, self.node.key, _copy(head))
-        self.reporter.send("assign")
+        self.head = self._runner.head(self.node)
+        self.reporter = self._runner.report(self.node)  # a thread: no fork of ours after this
+        self._watch(signal_fd, self._stop)
         self._watch(self.reporter.ready_fd, self._on_answer)
         self._watch(self._runner.doorbell.fileno(), self._on_scheduler)
-        self.sandbox.mount(self.node, self.image)
+        self.image = self._image()
+        self.sandbox.mount(self.node, self.image, self._turn)
         self.sandbox.start()
+        self._deadline = time.monotonic() + ASSIGNMENT_WAIT_SECONDS
         cgroup.join(job.sandbox_id, self._gate_pid)
         self._watch(self.sandbox.pipes.event_fd, self._on_agent_event)
         self._watch(self.sandbox.pipes.log_fd, self._on_agent_log)
         self._init_fd = os.pidfd_open(self.sandbox.init_pid)
         self._watch(self._init_fd, self._on_init_end)
         self._counts = watch.Watch(job.sandbox_id, self.sandbox)
+
+    def _image(self) -> record.Image:
+        """Read the image, and fetch it first if this node lacks it; control hears of that."""
+        data, image_id = self.job.data, self.job.image_id
+        if not record.has_image(data, image_id):
+            fetch = Fetch(data, image_id, self.node.registry)
+            self._watch(fetch.ended_fd, lambda: self._unwatch(fetch.ended_fd))
+            report_at = 0.0
+            while fetch.ended_fd in self._handlers:
+                if time.monotonic() >= report_at:
+                    self.reporter.send("fetching", message=fetch.progress())
+                    report_at = time.monotonic() + _FETCH_REPORT_SECONDS
+                self._turn(_TICK_SECONDS)
+            fetch.finish()
+        return record.read_image(data, image_id)
 
     def _start_gate(self) -> None:
         """Start the gate; the first is a fork, cheap while there is no secret to be copied yet."""
@@ -128,14 +148,17 @@ class Holder:
         self._poll.unregister(fd)
         del self._handlers[fd]
 
-    def serve(self, signal_fd: int) -> NoReturn:
-        """Handle what comes until the run ends, by ``Ending``; a signal asks for the end."""
-        self._watch(signal_fd, self._stop)
+    def serve(self) -> NoReturn:
+        """Handle what comes until the run ends, by ``Ending``."""
         while True:
-            for fd, _ in self._poll.poll(_TICK_SECONDS * 1000):
-                if fd in self._handlers:
-                    self._handlers[fd]()
+            self._turn(_TICK_SECONDS)
             self._tick()
+
+    def _turn(self, seconds: float) -> None:
+        """Handle what comes first within so many seconds."""
+        for fd, _ in self._poll.poll(seconds * 1000):
+            if fd in self._handlers:
+                self._handlers[fd]()
 
     def _tick(self) -> None:
         if self.phase != "ready" and time.monotonic() > self._deadline:
@@ -266,7 +289,8 @@ class Holder:
     # -- the gate ----------------------------------------------------------------------------
 
     def _tell_gate(self) -> None:
-        order = {"assignment": self._assignment, "secret": self._secret, "phase": self.phase}
+        told = {k: v for k, v in self._assignment.items() if k not in _NOT_THE_GATES}
+        order = {"assignment": told, "secret": self._secret, "phase": self.phase}
         self._gate.send(b"A" + json.dumps(order).encode())
 
     def _on_gate(self) -> None:
@@ -358,31 +382,15 @@ class Holder:
     # -- the end -----------------------------------------------------------------------------
 
     def end(self, reason: str) -> int:
-        """Take the sandbox down in order, say why, and return the exit code."""
-        if hasattr(self, "sandbox") and hasattr(self.sandbox, "init_pid"):
-            cgroup.kill(self.job.sandbox_id)
-            self._reap()
+        """Take down what is up, in order, say why, and return the exit code."""
+        cgroup.kill(self.job.sandbox_id)
+        _reap()
+        if hasattr(self, "sandbox"):
             self.sandbox.unmount()
         network.release(self._runner.slot)
-        if hasattr(self, "reporter"):
-            self.reporter.send("exit", reason=reason)
-            self.reporter.drain(_LAST_REPORT_SECONDS)
         code = 1 if reason else 0
-        self._runner.end(reason, code, self.phase)
+        self._runner.end(reason, code, self.phase, getattr(self, "reporter", None))
         return code
-
-    def _reap(self) -> None:
-        """Wait until every process but this one is gone from the pid namespace."""
-        for pid in (self.sandbox.init_pid, self._gate_pid):
-            try:
-                os.kill(pid, linux.SIGKILL)
-            except ProcessLookupError:
-                continue
-        while True:
-            try:
-                os.wait()
-            except ChildProcessError:
-                return
 
 
 def hold(runner: Runner) -> int:
@@ -391,20 +399,36 @@ def hold(runner: Runner) -> int:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     _signal.set_wakeup_fd(wake)
-    _signal.signal(_signal.SIGTERM, lambda *_: None)
-    holder = Holder(runner, marks)
+    for number in ENDING_SIGNALS:
+        _signal.signal(number, lambda *_: None)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ENDING_SIGNALS)
     try:
-        holder.boot()
-        holder.serve(woken)
+        holder = Holder(runner, marks)
+    except (boot.BootError, OSError) as error:
+        sys.stderr.write(f"runner: {error!r}\n")
+        runner.end(str(error), 1, "assign")
+        return 1
+    try:
+        holder.boot(woken)
+        holder.serve()
     except Ending as ending:
         return holder.end(str(ending))
-    except (boot.BootError, disk.DiskError, OSError) as error:
+    except (boot.BootError, disk.DiskError, FetchError, OSError) as error:
         sys.stderr.write(f"runner: {error!r}\n")
         return holder.end(str(error))
 
 
-def _copy(head: message.Head) -> message.Head:
-    return message.Head(head.node, head.sandbox, head.generation, head.incarnation, 0)
+def _reap() -> None:
+    """Kill every other process of the pid namespace, and wait until all are gone."""
+    try:
+        os.kill(-1, linux.SIGKILL)
+    except ProcessLookupError:
+        return
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
 
 
 def _close_all_but(keep: set[int]) -> None:

@@ -1,8 +1,9 @@
-"""Entry point of the runner: ``main.py run DIRECTORY`` holds one sandbox, the other verbs work
-on the node for sandboxes that are not running.
+"""Entry point of the runner: ``main.py run DIRECTORY JSON`` holds one sandbox, the other verbs
+work on the node for sandboxes that are not running.
 
 Runs as ``python -I -S`` from an immutable directory named by its digest, so that what a running
-sandbox was started with never changes under it.
+sandbox was started with never changes under it. Started through a link to that directory it stays
+in the directory, wherever the link points later.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
-sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+sys.argv[0] = os.path.realpath(__file__)  # by this name it starts itself anew
+sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(sys.argv[0])))]
+
+
+_MAX_FILES = 1 << 20
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +30,9 @@ def main(arguments: list[str]) -> int:
     if verb == "run":
         from jobs.runner import guard
 
-        return guard.run(rest[0])
+        os.closerange(3, _MAX_FILES)  # what the caller left open is not the sandbox's
+        directory, job = rest
+        return guard.run(os.path.abspath(directory), job)
     if verb == "gate":
         from jobs.runner import gate
 

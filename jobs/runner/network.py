@@ -83,15 +83,24 @@ table inet yurt {
 
 
 class Slot:
-    """A slot that this process holds until it ends."""
+    """A slot that this process holds until it ends; without a subnet it has no addresses yet."""
 
-    def __init__(self, number: int, lock_fd: int, subnet: str) -> None:
+    def __init__(self, number: int, lock_fd: int, subnet: str = "") -> None:
         self.number = number
         self.lock_fd = lock_fd
         self.interface = f"yv{number}"
         self.uid_base = _FIRST_SANDBOX_UID + 65536 * number
         self.gate_uid = _FIRST_GATE_UID + number
-        self.gateway, self.address = slot_addresses(subnet, number)
+        self.gateway, self.address = slot_addresses(subnet, number) if subnet else ("", "")
+
+    def settle(self, subnet: str) -> None:
+        """Take the slot's addresses from a subnet, and note it for whoever sweeps after a kill.
+
+        Raises:
+            OSError: the subnet has no room for this slot.
+        """
+        self.gateway, self.address = slot_addresses(subnet, self.number)
+        os.pwrite(self.lock_fd, subnet.encode(), 0)
 
 
 def slot_addresses(subnet: str, number: int) -> tuple[str, str]:
@@ -108,7 +117,7 @@ def slot_addresses(subnet: str, number: int) -> tuple[str, str]:
     return host, inside
 
 
-def take_slot(subnet: str) -> Slot:
+def take_slot() -> Slot:
     """Take the lowest free slot of this host.
 
     Raises:
@@ -123,27 +132,13 @@ def take_slot(subnet: str) -> Slot:
             os.close(fd)  # the link of a sandbox that has just died; the kernel removes it soon
             continue
         os.ftruncate(fd, 0)
-        os.pwrite(fd, subnet.encode(), 0)  # for whoever sweeps after a kill
-        return Slot(number, fd, subnet)
+        return Slot(number, fd)
     raise OSError(f"all {SLOTS} sandbox slots of this host are taken")
 
 
 def lock_slot(number: int) -> int | None:
     """Lock a slot's file and return its fd, or None if a sandbox has it."""
-    path = f"{SLOTS_DIRECTORY}/{number}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if locks.try_lock(fd) and _is_at(fd, path):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _is_at(fd: int, path: str) -> bool:
-    """Tell whether ``path`` is still this file: it may have been removed since it was opened."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
+    return locks.take(f"{SLOTS_DIRECTORY}/{number}")
 
 
 def node_rules(resolvers: list[str], never: list[str]) -> str:
@@ -240,6 +235,8 @@ def finish_closing(begun: tuple[int, int], slot: Slot, node: str) -> None:
 
 def release(slot: Slot) -> None:
     """Take the slot's rules out of the table, if it can be done; a sweep does it otherwise."""
+    if not slot.address:
+        return
     status, _ = spawn.run(["nft", "-f", "-"], remove_rules(slot))
     if status == 0:
         os.ftruncate(slot.lock_fd, 0)

@@ -12,7 +12,10 @@ import time
 
 
 class Job:
-    """One start of one sandbox, as the scheduler placed it; no secret is in it."""
+    """One start of one sandbox, as the scheduler placed it; no secret is in it.
+
+    The port may be text: a scheduler that chooses it late can only put it between quotes.
+    """
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.sandbox_id: str = fields["sandbox_id"]
@@ -25,13 +28,12 @@ class Job:
         self.domain: str = fields["domain"]
         self.control_url: str = fields["control_url"]
         self.address: str = fields["address"]
-        self.port: int = fields["port"]
+        self.port = int(fields["port"])
         self.data: str = fields["data"]
-        self.subnet: str = fields["subnet"]
 
 
 class Node:
-    """The node's own configuration: its name and key, its resolvers, its agent bundle."""
+    """The node's own configuration: its name and key, its networks, agent bundle and registry."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name: str = fields["name"]
@@ -39,6 +41,8 @@ class Node:
         self.resolvers: list[str] = fields["resolvers"]
         self.never: list[str] = fields["never"]
         self.bundle: str = fields["bundle"]
+        self.subnet: str = fields["subnet"]
+        self.registry: str = fields["registry"]
 
 
 class Image:
@@ -58,8 +62,19 @@ def _read(path: str) -> dict[str, Any]:
     return fields
 
 
+def write_job(directory: str, text: str) -> Job:
+    """Write the job into a run directory, in place of the one of an earlier start."""
+    job = Job(json.loads(text))
+    write_whole(f"{directory}/spec.json", text)
+    return job
+
+
 def read_job(directory: str) -> Job:
-    """Read the job in a run directory."""
+    """Read the job in a run directory.
+
+    Raises:
+        FileNotFoundError: its runner has not written it yet.
+    """
     return Job(_read(f"{directory}/spec.json"))
 
 
@@ -75,6 +90,15 @@ def read_image(data: str, image_id: str) -> Image:
         FileNotFoundError: the node does not have the image.
     """
     return Image(_read(f"{data}/images/{image_id}.json"))
+
+
+def has_image(data: str, image_id: str) -> bool:
+    """Tell whether the node has an image, with all of its layers."""
+    try:
+        layers = read_image(data, image_id).layers
+    except FileNotFoundError:
+        return False
+    return all(os.path.isdir(f"{data}/images/layers/{layer}") for layer in layers)
 
 
 def write_exit(
@@ -98,10 +122,18 @@ def write_exit(
         "phase": phase,
         "at": time.time(),
     }
-    temporary = f"{directory}/exit.json.new"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(fields, file)
-    os.rename(temporary, f"{directory}/exit.json")
+    write_whole(f"{directory}/exit.json", json.dumps(fields))
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a file, for root's eyes only, that appears whole or not at all."""
+    with open(f"{path}.new", "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+    os.rename(f"{path}.new", path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ import os
 import sys
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "HOME": "/"}
+ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C", "HOME": "/"}
 _OUTPUT_LIMIT = 4096
 
 
@@ -31,7 +31,7 @@ def start(arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> 
         (os.POSIX_SPAWN_DUP2, stderr, 2),
     ]
     path = find(arguments[0])
-    return os.posix_spawn(path, list(arguments), _ENVIRONMENT, file_actions=actions)
+    return os.posix_spawn(path, list(arguments), ENVIRONMENT, file_actions=actions)
 
 
 def start_interpreter(arguments: Sequence[str], fds: Sequence[int]) -> int:
@@ -45,7 +45,7 @@ def start_interpreter(arguments: Sequence[str], fds: Sequence[int]) -> int:
     high = [os.dup(fd) for fd in fds]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(high)]
-        return os.posix_spawn(sys.executable, program, _ENVIRONMENT, file_actions=actions)
+        return os.posix_spawn(sys.executable, program, ENVIRONMENT, file_actions=actions)
     finally:
         for fd in high:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 Each is a process of its own: arguments come as one JSON object, the result goes to standard output
 as one JSON object, and an exit code other than 0 means that ``error`` in it says what went wrong.
+With ``--result FILE`` the result goes into that file, too, which appears whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import sys
 
-from jobs.runner import cgroup, disk, locks, network, record, spawn
+from jobs.runner import cgroup, disk, images, layers, locks, network, record, skopeo, spawn
 
 _UNFINISHED = (".new", ".tmp")
 
@@ -27,26 +28,35 @@ def prepare_node(*, resolvers: list[str], never: list[str]) -> dict[str, Any]:
 
 
 def remove_disk(*, data: str, sandbox_id: str) -> dict[str, Any]:
-    """Delete a sandbox's disk."""
+    """Delete a sandbox's disk, and its run directory unless a runner has it."""
     disk.remove(data, sandbox_id)
+    directory = f"{data}/run/sandboxes/{sandbox_id}"
+    if os.path.isdir(directory):
+        lock = locks.take(f"{directory}/lock")
+        if lock is not None:
+            shutil.rmtree(directory)
+            os.close(lock)
     return {}
 
 
-def fetch_image(*, data: str, image_id: str) -> dict[str, Any]:
-    """Make sure that this node has an image, whole.
+def fetch_image(*, data: str, image_id: str, registry: str = "") -> dict[str, Any]:
+    """Make sure that this node has an image, whole; by default from the node's own registry.
 
     Raises:
-        FileNotFoundError: it has not, and there is nowhere to fetch it from.
+        RegistryError: it cannot be had; the text says why and what to do.
+        LayerError: what arrived is damaged.
     """
-    image = record.read_image(data, image_id)
-    for layer in image.layers:
-        if not os.path.isdir(f"{data}/images/layers/{layer}"):
-            raise FileNotFoundError(f"layer {layer} of image {image_id} is missing on this node")
+    images.fetch(data, image_id, registry or record.read_node(data).registry)
     return {"image_id": image_id}
 
 
+def collect_images(*, data: str, keep: list[str]) -> dict[str, Any]:
+    """Drop the images that are neither to be kept nor in use here."""
+    return {"removed": images.collect(data, keep)}
+
+
 def inventory(*, data: str) -> dict[str, Any]:
-    """List the disks and images of this node, and the space of the volume, in bytes."""
+    """List what this node has: disks, images, live runners, and the volume's space in bytes."""
     disks = {}
     for name in _listed(f"{data}/disks"):
         image, _ = disk.paths(data, name)
@@ -54,10 +64,11 @@ def inventory(*, data: str) -> dict[str, Any]:
             usage = os.stat(image)
             disks[name] = {"limit": usage.st_size, "used": usage.st_blocks * 512}
     volume = os.statvfs(f"{data}/disks")
-    images = [n.removesuffix(".json") for n in _listed(f"{data}/images") if n.endswith(".json")]
+    names = [n.removesuffix(".json") for n in _listed(f"{data}/images") if n.endswith(".json")]
     return {
         "disks": disks,
-        "images": sorted(images),
+        "images": sorted(names),
+        "running": [directory.name for directory in images.live(data)],
         "free": volume.f_bavail * volume.f_frsize,
         "size": volume.f_blocks * volume.f_frsize,
     }
@@ -126,6 +137,7 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "forget-node": forget_node,
     "remove-disk": remove_disk,
     "fetch-image": fetch_image,
+    "collect-images": collect_images,
     "inventory": inventory,
     "sweep": sweep,
 }
@@ -133,14 +145,18 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def run(verb: str, arguments: list[str]) -> int:
     """Run one verb and print its result."""
-    if verb not in VERBS:
-        sys.stderr.write(f"unknown verb {verb!r}; known: run, {', '.join(VERBS)}\n")
+    text, *option = arguments or ["{}"]
+    if verb not in VERBS or option[:1] not in ([], ["--result"]) or len(option) == 1:
+        sys.stderr.write(f"usage: VERB [JSON] [--result FILE]; verbs: run, {', '.join(VERBS)}\n")
         return 2
     try:
-        result = VERBS[verb](**json.loads(arguments[0] if arguments else "{}"))
-    except (OSError, disk.DiskError) as error:
+        result = VERBS[verb](**json.loads(text))
+    except (OSError, disk.DiskError, layers.LayerError, skopeo.RegistryError) as error:
         result = {"error": str(error)}
-    sys.stdout.write(json.dumps(result) + "\n")
+    line = json.dumps(result) + "\n"
+    if option:
+        record.write_whole(option[1], line)
+    sys.stdout.write(line)
     return 1 if "error" in result else 0
 
 

@@ -15,7 +15,7 @@ import pytest
 from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
 from jobs.local import NODE, LocalScheduler, NodeSettings, run_directories, teardown
 from jobs.runner import cgroup, locks
-from jobs.scheduler import Job
+from jobs.scheduler import Allocation, Job
 from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
 
 if TYPE_CHECKING:
@@ -170,6 +170,32 @@ async def test_runners_outlive_the_scheduler_and_are_adopted(rig: Rig) -> None:
         assert ended is not None
         assert ended.exit is not None
         assert ended.exit.reason == ""
+
+
+async def test_a_runner_that_had_only_just_been_started_is_adopted_too(rig: Rig) -> None:
+    """Its scheduler was killed before it had come so far as to write down its job."""
+    rig.control.release.clear()
+    async with LocalScheduler(settings(rig)) as first:
+        placed = await first.submit(job(rig))
+        await asyncio.to_thread(rig.until, A, "assign")
+    spec = rig.directory(A) / "spec.json"
+    kept = spec.rename(rig.data / "spec.json")
+
+    assert locks.is_held(str(rig.directory(A) / "runner.log"))
+    adopting = asyncio.create_task(adopt(rig))
+    await asyncio.sleep(0.5)
+    assert not adopting.done()
+    kept.rename(spec)
+    assert await adopting == placed
+
+
+async def adopt(rig: Rig) -> Allocation | None:
+    """Find the sandbox with another scheduler, and stop it."""
+    async with LocalScheduler(settings(rig)) as scheduler:
+        found = await scheduler.allocation(A)
+        rig.control.release.set()
+        await scheduler.stop(A, grace_seconds=20)
+    return found
 
 
 async def test_a_runner_that_does_not_answer_is_killed(rig: Rig, scheduler: LocalScheduler) -> None:

@@ -6,6 +6,7 @@ so that a test sees the runner alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from jobs.runner import message
 from jobs.runner.channel import connect_unix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 KEY = b"k" * 32
 BUSYBOX = Path("/bin/busybox")
@@ -118,7 +119,8 @@ class FakeControl:
             sealed = message.seal(KEY, message.UP_ANSWER, head, text)
             lines = [f"{name}: {value}" for name, value in sealed.items()]
             lines = ["HTTP/1.1 200 OK", f"content-length: {len(text)}", *lines]
-            connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + text)
+            with contextlib.suppress(BrokenPipeError):  # the runner did not wait any longer
+                connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + text)
 
     def phases(self, sandbox_id: str) -> list[str]:
         return [r["phase"] for r in self.reports if r["sandbox"] == sandbox_id]
@@ -127,17 +129,20 @@ class FakeControl:
 class Rig:
     """A data directory on which runners are started."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
+    def __init__(self, data: Path, prefix: Sequence[str] = ()) -> None:
+        """Prepare it; ``prefix`` are words before each command, to run it somewhere else."""
+        self.data, self.prefix = data, prefix
         for name in ("run/sandboxes", "disks", "images/layers", "lib"):
             (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
+        self.node: dict[str, Any] = {"name": "local", "key": KEY.hex(), "subnet": SUBNET}
+        self.node |= {"resolvers": [], "never": [], "registry": ""}
         self._make_image()
         self._make_bundle()
         self.main = install_runner(data)
         self.control = FakeControl(data)
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.last_port = 33000
+        self.last_port = 0
         self.verb("prepare-node", resolvers=[], never=[])
 
     def close(self) -> None:
@@ -174,11 +179,15 @@ class Rig:
 
     def use_bundle(self, bundle: Path) -> None:
         """Give sandboxes that start from now on this agent."""
-        node = {"name": "local", "key": KEY.hex(), "resolvers": [], "never": []}
-        (self.data / "node.json").write_text(json.dumps({**node, "bundle": str(bundle)}))
+        self.configure(bundle=str(bundle))
+
+    def configure(self, **more: Any) -> None:
+        """Change fields of the node's configuration."""
+        self.node |= more
+        (self.data / "node.json").write_text(json.dumps(self.node))
 
     def verb(self, name: str, **arguments: Any) -> dict[str, Any]:
-        command = [*interpreter(), str(self.main), name, json.dumps(arguments)]
+        command = [*self.prefix, *interpreter(), str(self.main), name, json.dumps(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
         result: dict[str, Any] = json.loads(done.stdout)
@@ -187,14 +196,11 @@ class Rig:
     def directory(self, sandbox_id: str) -> Path:
         return self.data / "run" / "sandboxes" / sandbox_id
 
-    def start(self, sandbox_id: str, generation: int = 1, **more: Any) -> subprocess.Popen[bytes]:
-        """Start a runner and return its guard; it is not waited for."""
-        directory = self.directory(sandbox_id)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        for name in ("exit.json", "sock"):
-            (directory / name).unlink(missing_ok=True)
-        self.last_port += 1
-        spec = {
+    def spec(self, sandbox_id: str, generation: int = 1) -> dict[str, Any]:
+        """Return what a runner is told."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.last_port = free.getsockname()[1]
+        return {
             "sandbox_id": sandbox_id,
             "generation": generation,
             "image_id": "busybox",
@@ -205,15 +211,28 @@ class Rig:
             "domain": "localhost",
             "control_url": f"unix:{self.data}/run/control.sock",
             "address": "127.0.0.1",
-            "port": self.last_port,
+            "port": str(self.last_port),
             "data": str(self.data),
-            "subnet": SUBNET,
         }
-        (directory / "spec.json").write_text(json.dumps(spec | more))
+
+    def start(
+        self, sandbox_id: str, generation: int = 1, pass_fds: Sequence[int] = (), **more: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a runner and return its guard; it is not waited for."""
+        directory = self.directory(sandbox_id)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        (directory / "exit.json").unlink(missing_ok=True)
+        spec = self.spec(sandbox_id, generation)
         with (directory / "runner.log").open("ab") as log:
-            command = [*interpreter(), str(self.main), "run", str(directory)]
+            command = [*self.prefix, *interpreter(), str(self.main), "run", str(directory)]
+            command.append(json.dumps(spec | more))
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.processes.append(process)
         return process
