@@ -106,6 +106,7 @@ class Control:
             now=now,
             control_url=settings.report_url,
             pids=settings.pids,
+            disks=self._adapters.store.sandboxes.disks if settings.nomad_url else None,
             limits=Limits(
                 domain=",".join(settings.domains),
                 start_deadline=timedelta(seconds=settings.start_deadline_seconds),

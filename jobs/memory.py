@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NODE = "local"
 _ADDRESS = "127.0.0.1"
 _FIRST_PORT = 20000
+DISK_MIB = 1 << 40
 
 
 class MemoryScheduler:
@@ -36,6 +37,7 @@ class MemoryScheduler:
         disks: the sandboxes that have a disk.
         lost: the nodes that it cannot reach; their jobs go on.
         cordoned: the nodes that get no more jobs.
+        disk_mib: what it says that there is on its node for disks; it does not count itself.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class MemoryScheduler:
         self.disks: set[str] = set()
         self.lost: set[str] = set()
         self.cordoned: set[str] = set()
+        self.disk_mib = DISK_MIB
         self.jobs: dict[str, Job] = {}
         self._allocations: dict[str, Allocation] = {}
         self._changes: asyncio.Queue[str] = asyncio.Queue()
@@ -137,7 +140,7 @@ class MemoryScheduler:
         """See ``Scheduler.nodes``: there is one."""
         await self._reach()
         is_ready, is_cordoned = NODE not in self.lost, NODE in self.cordoned
-        return [NodeStatus(NODE, _ADDRESS, is_ready, is_cordoned, "", "", 0, 0)]
+        return [NodeStatus(NODE, _ADDRESS, is_ready, is_cordoned, "", "", 0, 0, self.disk_mib)]
 
     async def cordon(self, node: str, *, on: bool) -> None:
         """See ``Scheduler.cordon``."""

@@ -44,6 +44,7 @@ class World:
         assignment: builds a sandbox's assignment with the keys of now.
         now: tells the time.
         control_url: where runners report.
+        disks: sums up the disks of each node, in GiB; None if the scheduler does that itself.
     """
 
     records: Records
@@ -55,6 +56,7 @@ class World:
     control_url: str
     pids: int
     limits: plan.Limits
+    disks: Callable[[], Awaitable[Mapping[str, int]]] | None = None
 
 
 def job_of(sandbox: Sandbox, world: World) -> Job:
@@ -149,9 +151,23 @@ _ON_ID: dict[type, Callable[[World, SandboxId], Awaitable[None]]] = {
 async def _submit(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
     try:
         async with bounded("submit", SCHEDULER_SECONDS):
-            await world.scheduler.submit(job_of(sandbox, world))
+            avoid = await _full_nodes(world, sandbox)
+            await world.scheduler.submit(job_of(sandbox, world), avoid=avoid)
     except NoCapacityError as error:
         await _note(world, sandbox, lifecycle.fail, str(error))
+
+
+async def _full_nodes(world: World, sandbox: Sandbox) -> list[str]:
+    """Name the nodes where the disks of all sandboxes leave no room for one more."""
+    if sandbox.node or world.disks is None:
+        return []
+    kept = await world.disks()
+    wanted = sandbox.resources.disk_gib
+    return [
+        node.name
+        for node in await world.scheduler.nodes()
+        if 0 < node.disk_mib < (kept.get(node.name, 0) + wanted) * MIB_PER_GIB
+    ]
 
 
 async def _failed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Failed) -> None:

@@ -73,6 +73,10 @@ class SandboxStore(Protocol):
         """Return the outlines of all records, destroyed ones included."""
         ...
 
+    async def disks(self) -> dict[str, int]:
+        """Return the GiB that the limits of all disks sum up to, by node, stopped ones included."""
+        ...
+
 
 class SnapshotStore(Protocol):
     """Snapshots."""

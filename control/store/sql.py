@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, func, insert, literal, select, text, u
 
 from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
-from control.model import LIVE_STATES, ApiKey, Sandbox, Snapshot
+from control.model import LIVE_STATES, ApiKey, Sandbox, Snapshot, State
 from control.naming import SandboxId, is_sandbox_id
 from control.store import cluster
 from control.store.database import POSTGRESQL, Database, Turn, take_turn
@@ -135,6 +135,16 @@ class SqlSandboxes:
             )
         )
         return [outline_from(row) for row in rows]
+
+    async def disks(self) -> dict[str, int]:
+        """See ``SandboxStore.disks``."""
+        c = sandboxes.c
+        rows = await self._database.rows(
+            select(c.node, func.sum(c.disk_gib).label("total"))
+            .where(c.node != "", c.state != State.DESTROYED.value)
+            .group_by(c.node)
+        )
+        return {row.node: int(row.total) for row in rows}
 
 
 async def _write_labels(

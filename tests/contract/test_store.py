@@ -24,7 +24,7 @@ from control.listing import (
     decode_cursor,
     encode_cursor,
 )
-from control.model import ApiKey, DesiredState, NetworkPolicy, Node, Run, Secrets, State
+from control.model import ApiKey, DesiredState, NetworkPolicy, Node, Resources, Run, Secrets, State
 from control.store.migrate import HEAD, config
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
@@ -333,6 +333,20 @@ def downgraded(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+async def test_the_disks_of_each_node_are_summed_up(store: SqlStore) -> None:
+    assert await store.sandboxes.disks() == {}
+    for node, gib, state in (
+        ("a", 3, State.STARTED),
+        ("a", 5, State.STOPPED),
+        ("a", 7, State.DESTROYED),
+        ("b", 11, State.DESTROYING),
+        ("", 13, State.CREATING),
+    ):
+        made = a_sandbox(node=node, state=state, resources=Resources(1, 1, gib))
+        await store.sandboxes.insert(made, most=MOST)
+    assert await store.sandboxes.disks() == {"a": 8, "b": 11}
+
+
 async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
     stored = a_sandbox(labels={"a": "b"}, run=Run(2, "f" * 32, 7, 8, 9))
     place = in_sqlite(tmp_path)
@@ -342,7 +356,7 @@ async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
             await connection.run_sync(downgraded)
     async with place.opened() as store, store._database._writer.connect() as connection:
         assert await connection.run_sync(differences) == []
-        assert await store.sandboxes.get(stored.id) == stored
+        assert await store.sandboxes.get(stored.id) == replace(stored, node="local")
 
 
 def test_the_newest_migration_is_named() -> None:

@@ -18,7 +18,7 @@ from control.errors import UnavailableError
 from control.model import Node
 from control.settings import Settings
 from control.vault import Keys, new_api_key
-from jobs.memory import NODE, MemoryScheduler
+from jobs.memory import DISK_MIB, NODE, MemoryScheduler
 from jobs.runner.gate_holder import MESSAGE_LIMIT
 from jobs.runner.message import UP, UP_ANSWER, Head, seal, unseal
 from tests.support.records import a_snapshot, a_store
@@ -244,6 +244,7 @@ class Rig:
         await self.store.snapshots.put(a_snapshot())
         self.scheduler.disks.clear()
         self.scheduler.lost.clear()
+        self.scheduler.disk_mib = DISK_MIB
         self.scheduler.most = None
         self.boots = Runner.boot
         self.http.headers["authorization"] = f"Bearer {self.secrets.api_key}"

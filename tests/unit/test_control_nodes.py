@@ -134,6 +134,27 @@ async def test_a_start_is_placed_where_the_disk_is(rig: Rig) -> None:
     assert rig.runners[made["id"]].job.node == NODE
 
 
+async def test_stopped_disks_leave_no_room_on_their_node(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconciler = rig.control.reconciler
+    world = replace(reconciler._world, disks=rig.store.sandboxes.disks)
+    monkeypatch.setattr(reconciler, "_world", world)
+    made = await rig.create()
+    await rig.call("POST", f"/sandbox/{made['id']}/stop")
+    assert await rig.store.sandboxes.disks() == {NODE: made["disk"]}
+    rig.scheduler.disk_mib = 2 * made["disk"] * 1024 - 1
+    full = (await rig.call("POST", "/sandbox", json={})).json()
+    assert (full["state"], full["recoverable"]) == ("error", True)
+    assert "the disks on node local leave no room" in full["errorReason"]
+    assert (await rig.call("POST", f"/sandbox/{made['id']}/start")).json()["state"] == "started"
+    rig.scheduler.disk_mib += 1
+    assert (await rig.create())["state"] == "started"
+    await rig.call("DELETE", f"/sandbox/{made['id']}")
+    await rig.until(made["id"], "destroyed")
+    assert await rig.store.sandboxes.disks() == {NODE: made["disk"]}
+
+
 async def test_a_last_word_is_the_reason_when_the_scheduler_has_none(rig: Rig) -> None:
     runner = await rig.submitted()
     await runner.boot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import logging
@@ -10,20 +11,31 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
 
-from control import listen, logs
+from control import __main__ as serving, listen, logs
 from control.api.wire import Sdk, iso
+from control.app import Adapters, now
 from control.cli.output import read_settings
-from control.errors import ConflictError, InvalidError, YurtError
+from control.errors import ConflictError, InvalidError, UnavailableError, YurtError
+from control.gates import HttpGates
 from control.model import DesiredState, State
+from control.nodes import Nodes
 from control.resolvers import name_servers
 from control.settings import Settings
 from control.vault import Vault, VaultError, load_keys
-from tests.support.records import NOW
+from jobs.memory import MemoryScheduler
+from jobs.nomad import NomadScheduler
+from tests.support.records import NOW, a_store
+from traefik.memory import MemoryRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from control.vault import Keys
 
 pytestmark = pytest.mark.unit
 
@@ -160,6 +172,54 @@ def test_a_cluster_is_reached_by_its_settings(tmp_path: Path) -> None:
     assert Settings.model_validate({"consul_ca": ""}).consul_ca is None
     secret = Settings(consul_token="s3cret", database_url="postgresql://yurt:s3cret@h/yurt")
     assert "s3cret" not in repr(secret)
+
+
+async def test_each_part_of_a_cluster_is_chosen_by_its_own_url(tmp_path: Path) -> None:
+    keys = load_keys(tmp_path)
+    nomad = {"nomad_url": "http://10.9.0.1:4646", "control_listen": "10.9.0.1:9877"}
+    consul = {"consul_url": "http://10.9.0.1:8500", "consul_token": "s3cret"}
+    names: list[tuple[str, str]] = []
+    for urls in ({}, nomad, consul, {**nomad, **consul}):
+        settings = Settings.model_validate({"data": tmp_path, **urls})
+        scheduler = serving._scheduler(settings, keys)
+        async with serving._registry(settings) as registry:
+            names.append((type(scheduler).__name__, type(registry).__name__))
+        if isinstance(scheduler, NomadScheduler):
+            await scheduler.__aexit__()
+    assert names == [
+        ("LocalScheduler", "FileRegistry"),
+        ("NomadScheduler", "FileRegistry"),
+        ("LocalScheduler", "ConsulRegistry"),
+        ("NomadScheduler", "ConsulRegistry"),
+    ]
+
+
+async def test_a_database_that_is_away_is_waited_for_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    @contextlib.asynccontextmanager
+    async def adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise UnavailableError("no connection to the database")
+        async with a_store(tmp_path) as store:
+            yield Adapters(
+                store, MemoryScheduler(), MemoryRegistry(), HttpGates(Nodes(store.nodes, now).key)
+            )
+
+    monkeypatch.setattr(serving, "_adapters", adapters)
+    monkeypatch.setattr(serving, "_PAUSES_SECONDS", (0.0, 0.0))
+    keys = load_keys(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        with pytest.raises(UnavailableError):
+            await serving._begin(stack, Settings(data=tmp_path), keys)
+        shared = Settings(data=tmp_path, database_url="postgresql://h/yurt")
+        control = await serving._begin(stack, shared, keys)
+        assert tries == 3
+        assert (await control.records.get("none")) is None
 
 
 def test_runners_report_by_the_unix_socket_and_where_other_machines_reach_us() -> None:

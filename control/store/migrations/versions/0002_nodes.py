@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("exit_reached", sa.String(length=64), nullable=False, server_default=""),
     ):
         op.add_column("sandboxes", column)
+    op.execute("UPDATE sandboxes SET node = 'local'")  # the only one that there was
     op.create_table(
         "nodes",
         sa.Column("name", sa.String(length=255), nullable=False),
