@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from control import listen, logs
 from control.app import Adapters, Control, now
+from control.endpoints import consul_settings, nomad_settings
 from control.errors import UnavailableError, YurtError
 from control.forward import MAX_MESSAGE_BYTES
 from control.gates import HttpGates
@@ -98,21 +99,9 @@ def _scheduler(
     settings: Settings, secrets: Keys
 ) -> contextlib.AbstractAsyncContextManager[Scheduler]:
     if settings.nomad_url:
-        from jobs.nomad import NomadScheduler, NomadSettings  # one machine needs none of it
+        from jobs.nomad import NomadScheduler  # one machine needs none of it
 
-        nomad = NomadSettings(
-            url=settings.nomad_url,
-            token=settings.token("NOMAD"),
-            ca=settings.nomad_ca,
-            cert=settings.nomad_cert,
-            key=settings.nomad_key,
-            namespace=settings.nomad_namespace,
-            region=settings.nomad_region,
-            node_pool=settings.node_pool,
-            node_class=settings.node_class,
-            memory_reserve=settings.memory_reserve,
-        )
-        return NomadScheduler(nomad)
+        return NomadScheduler(nomad_settings(settings))
     node = NodeSettings(
         data=settings.data,
         key=secrets.node_key,
@@ -129,16 +118,9 @@ def _scheduler(
 
 def _registry(settings: Settings) -> contextlib.AbstractAsyncContextManager[RouteRegistry]:
     if settings.consul_url:
-        from traefik.consul import ConsulRegistry, ConsulSettings
+        from traefik.consul import ConsulRegistry
 
-        consul = ConsulSettings(
-            url=settings.consul_url,
-            token=settings.token("CONSUL"),
-            ca=settings.consul_ca,
-            cert=settings.consul_cert,
-            key=settings.consul_key,
-        )
-        return ConsulRegistry(consul)
+        return ConsulRegistry(consul_settings(settings))
     routes = settings.data / "traefik" / "dynamic"
     routes.mkdir(mode=0o700, parents=True, exist_ok=True)
     return contextlib.nullcontext(FileRegistry(routes))

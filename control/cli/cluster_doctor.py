@@ -85,10 +85,10 @@ def _consul(settings: Settings) -> Iterator[Check]:
 
 def _traefik(settings: Settings, consul: Server) -> Check:
     """Register a route of our own for a moment, and see that Traefik follows it."""
-    from traefik.consul import ConsulSettings
+    from control.endpoints import consul_settings
 
     name = "Traefik"
-    names = ConsulSettings(settings.consul_url)
+    names = consul_settings(settings)
     nonce = secrets.token_hex(16)
     try:
         consul.put("/v1/catalog/register", probe(settings, nonce, names))

@@ -17,6 +17,7 @@ from control.cli.checks import Check, Verdict
 from control.cli.cluster_checks import node_faults, nomad_version
 from control.cli.cluster_facts import node_from
 from control.errors import NotFoundError, UnavailableError
+from jobs.installed import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,6 +127,10 @@ def client(facts: NodeFacts, data: Path, expected: str) -> Check:
     told = facts.meta.get("yurt_data")
     if told and told != str(data):
         faults.append((f"its yurt_data is {told}, here it is {data}", "set YURT_DATA to the same"))
+    python = facts.meta.get("yurt_python")
+    if python and os.path.realpath(python) != interpreter()[0]:
+        text = f"its yurt_python is {python}, the runner was made for {interpreter()[0]}"
+        faults.append((text, "set it to that"))
     if not facts.is_ready:
         faults.append(("it is not ready", "see its log"))
     if not faults:

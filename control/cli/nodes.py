@@ -263,7 +263,7 @@ def prepare(
         path = config or data / "node.json"
         if not path.is_file():
             raise NotFoundError(f"no {path}: `yurt nodes add NAME` beside control prints it")
-        data_directory(data)
+        data_directory(data, expected=("node.json", "disks"))
         command = [sys.executable, "-m", "jobs.node", "prepare"]
         done = subprocess.run([*command, "--data", data, "--config", path], check=False)
     raise typer.Exit(done.returncode)

@@ -15,6 +15,7 @@ from control.errors import UnavailableError, YurtError
 from jobs.site import Site
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from control.cli.output import Output
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 MARK = "yurt-data"
 
 
-def data_directory(data: Path) -> None:
-    """Make the data directory, for root's eyes only.
+def data_directory(data: Path, expected: Collection[str] = ()) -> None:
+    """Make the data directory, for root's eyes only; ``expected`` may be in it before.
 
     Raises:
         YurtError: the directory belongs to something else.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_ours(data):
-        foreign = [path.name for path in data.iterdir() if path.name != "lost+found"]
+        foreign = {path.name for path in data.iterdir()} - {"lost+found", *expected}
         if foreign:
             message = f"{data} is not empty, and not ours: choose another directory by YURT_DATA"
             raise YurtError(message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError, NotFoundError
@@ -72,39 +73,21 @@ async def open_world(settings: Settings) -> AsyncIterator[World]:
         InvalidError: they name no cluster.
         UnavailableError: something does not answer.
     """
+    from control.endpoints import consul_settings, nomad_settings
     from control.gates import HttpGates
-    from jobs.nomad import NomadScheduler, NomadSettings
-    from traefik.consul import ConsulRegistry, ConsulSettings
+    from control.nodes import Nodes
+    from jobs.nomad import NomadScheduler
+    from traefik.consul import ConsulRegistry
 
     require_cluster(settings)
-    nomad = NomadSettings(
-        settings.nomad_url,
-        settings.token("NOMAD"),
-        settings.nomad_ca,
-        settings.nomad_cert,
-        settings.nomad_key,
-        settings.nomad_namespace,
-        settings.nomad_region,
-        settings.node_pool,
-        settings.node_class,
-        settings.memory_reserve,
-    )
-    consul = ConsulSettings(
-        settings.consul_url,
-        settings.token("CONSUL"),
-        settings.consul_ca,
-        settings.consul_cert,
-        settings.consul_key,
-    )
-    async with open_store(settings) as store:
+    async with (
+        open_store(settings) as store,
+        NomadScheduler(nomad_settings(settings)) as scheduler,
+        ConsulRegistry(consul_settings(settings)) as routes,
+        HttpGates(Nodes(store.nodes, _now).key) as gates,
+    ):
+        yield World(settings, store, scheduler, routes, gates)
 
-        async def key_of(name: str) -> bytes | None:
-            node = await store.nodes.get(name)
-            return node.key if node else None
 
-        async with (
-            NomadScheduler(nomad) as scheduler,
-            ConsulRegistry(consul) as routes,
-            HttpGates(key_of) as gates,
-        ):
-            yield World(settings, store, scheduler, routes, gates)
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from control.cli import nodes, ps
+from control.cli.prepare import data_directory, is_ours
 from control.cli.world import World, require_cluster
 from control.errors import ConflictError, InvalidError, NotFoundError, YurtError
 from control.model import State
@@ -42,7 +43,8 @@ in_session = pytest.mark.asyncio(loop_scope="session")
 async def world(rig: Rig) -> AsyncIterator[World]:
     yield World(rig.settings, rig.store, rig.scheduler, rig.registry, rig)
     for node in await rig.store.nodes.all():
-        await rig.store.nodes.remove(node.name)
+        if node.name != NODE:
+            await rig.store.nodes.remove(node.name)
     rig.scheduler.cordoned.clear()
 
 
@@ -115,11 +117,16 @@ async def test_nodes_are_those_of_the_scheduler_and_those_with_a_key(
     assert (here["name"], here["state"], here["hasKey"], here["sandboxes"]) == (
         NODE,
         "ready",
-        False,
+        True,
         1,
     )
     assert (other["name"], other["state"], other["hasKey"]) == ("other", "unknown to Nomad", True)
-    assert [nodes._cells(row)[2] for row in (here, other)] == ["ready, no key", "unknown to Nomad"]
+    shown = [here, other, {**here, "hasKey": False, "cordoned": True}]
+    assert [nodes._cells(row)[2] for row in shown] == [
+        "ready",
+        "unknown to Nomad",
+        "ready, cordoned, no key",
+    ]
 
 
 @in_session
@@ -140,7 +147,7 @@ async def test_a_node_gets_one_key_unless_it_is_to_have_a_new_one(world: World) 
 async def test_a_name_that_cannot_be_one_gets_no_key(world: World, name: str) -> None:
     with pytest.raises(InvalidError):
         await nodes.make_key(world.store, name, rotate=False)
-    assert await world.store.nodes.all() == []
+    assert [node.name for node in await world.store.nodes.all()] == [NODE]
 
 
 @in_session
@@ -225,3 +232,22 @@ def test_on_one_machine_commands_for_a_cluster_say_so(tmp_path: Path, command: s
     found = run(*command.split(), environment={"YURT_DATA": str(tmp_path)})
     assert found.exit_code == 1
     assert "this is for a cluster" in found.stderr
+
+
+def test_a_new_nodes_directory_may_have_what_its_operator_put_there(tmp_path: Path) -> None:
+    (tmp_path / "node.json").touch()
+    (tmp_path / "disks").mkdir()
+    data_directory(tmp_path, expected=("node.json", "disks"))
+    assert is_ours(tmp_path)
+
+
+def test_preparing_says_what_is_missing(tmp_path: Path) -> None:
+    found = run("nodes", "prepare", environment={"YURT_DATA": str(tmp_path / "data")})
+    assert found.exit_code == 1
+    assert "yurt nodes add" in found.stderr or "root" in found.stderr
+
+
+def test_publishing_needs_a_registry(tmp_path: Path) -> None:
+    found = run("snapshot", "publish", environment={"YURT_DATA": str(tmp_path)})
+    assert found.exit_code == 1
+    assert "YURT_REGISTRY" in found.stderr

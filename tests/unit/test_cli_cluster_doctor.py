@@ -16,6 +16,7 @@ from control.cli.cluster_doctor import probe
 from control.cli.cluster_facts import Heartbeats, NodeFacts, NomadFacts, node_from, read_nomad
 from control.errors import NotFoundError, UnavailableError
 from control.settings import Settings
+from jobs.installed import interpreter
 from traefik.consul import ConsulSettings, is_ours
 
 pytestmark = pytest.mark.unit
@@ -213,12 +214,20 @@ def test_the_runner_is_found_through_its_link(tmp_path: Path) -> None:
         (NODE, "node-1", "/srv/yurt", "/srv/yurt"),
         (replace(NODE, is_ready=False), "node-1", "/var/lib/yurt", "not ready"),
         (replace(NODE, volume=""), "node-1", "/var/lib/yurt", "host volume"),
+        (
+            replace(NODE, meta={**NODE.meta, "yurt_python": "/usr/bin/false"}),
+            "node-1",
+            "/var/lib/yurt",
+            "yurt_python",
+        ),
     ],
 )
 def test_the_nomad_client_must_be_that_of_this_node(
     node: NodeFacts, name: str, data: str, word: str
 ) -> None:
-    found = node_checks.client(node, Path(data), name)
+    python = node.meta["yurt_python"].replace("/usr/bin/python3", interpreter()[0])
+    here = replace(node, meta={**node.meta, "yurt_python": python})
+    found = node_checks.client(here, Path(data), name)
     assert (found.verdict is Verdict.OK) is not bool(word)
     assert word in found.found
 
