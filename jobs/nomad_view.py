@@ -96,6 +96,9 @@ def _termination(event: Mapping[str, Any], asked: bool) -> tuple[str, int]:
     if signal:
         late = ": it did not end in time" if asked and signal == 9 else ""
         return f"the runner was killed (signal {signal}){late}", code or 128 + signal
+    if code < 0:
+        # A client that was away while its task ended has not been told how.
+        return "the runner ended, and Nomad cannot tell how", code
     if code:
         return f"the runner ended with exit code {code}", code
     return "", 0

@@ -325,7 +325,7 @@ async def test_what_is_on_a_lost_node_is_out_of_reach_until_it_returns(
 
     await until(is_back)
     over = await ended(scheduler, B)
-    assert over.exit.code == 0
+    assert over.exit.reason in {"", "the runner ended, and Nomad cannot tell how"}
     await scheduler.stop(B, grace_seconds=1)
     await scheduler.forget(B)
 
