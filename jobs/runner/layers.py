@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from jobs.runner import linux
+
 UNFINISHED = ".new-"
 # Marks of an overlay are ours to set, not an archive's.
 XATTRS = ("--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.*",
@@ -121,7 +123,11 @@ def finish(root: Path) -> None:
         _mark(path)
     for directory, when in changed.items():
         os.utime(directory, ns=when)
-    os.sync()
+    fd = os.open(root, os.O_RDONLY)
+    try:
+        linux.syncfs(fd)  # not sync(2): that would write out the disks of all sandboxes, too
+    finally:
+        os.close(fd)
 
 
 def _mark(path: Path) -> None:
