@@ -86,6 +86,7 @@ class NomadScheduler:
         self._settings = settings
         self._wire = Wire(settings)
         self._seen_index = 0
+        self._warnings: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -322,8 +323,10 @@ class NomadScheduler:
             told = await self._wire.register(body)
         except ConflictError:
             return None
-        if told.get("Warnings"):
-            logger.warning("nomad warns", extra={"job": body["ID"], "text": told["Warnings"]})
+        warning = told.get("Warnings")
+        if warning and warning not in self._warnings:
+            self._warnings.add(warning)
+            logger.warning("nomad warns of every job: %s", " ".join(warning.split()))
         return str(told["EvalID"])
 
     async def _place(self, body: Json, evaluation: str, node: str) -> Json:
