@@ -1,4 +1,4 @@
-"""What tests of several tiers share: one embedded server for the whole run, and sandboxes in it."""
+"""What tests of several tiers share: one server for the whole run, and sandboxes in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.instance import Instance
+from tests.support.remote import Remote
 from tests.support.waiting import eventually
 from tests.tiers import TIERS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.api import Sandbox
+    from tests.support.remote import Server
 
 # Whichever test comes first pays for the default snapshot, which is made from packages.
 FIRST_START_SECONDS = 900
@@ -40,15 +42,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Instance]:
-    """A server of the tests' own, purged at the end; whatever it leaves on the host is an error."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server that ``--server`` names, else one of the tests' own.
+
+    That one is purged at the end; whatever it leaves on the host is an error.
+    """
+    if url := request.config.getoption("server", default=""):
+        yield Remote(url, request.config.getoption("key"))
+        return
     with Instance.temporary() as instance:
         instance.up()
         yield instance
 
 
 @pytest.fixture(scope="session")
-def api(server: Instance) -> Iterator[Api]:
+def embedded(server: Server) -> Instance:
+    """The tests' own server, for what looks into its data or uses server commands.
+
+    With ``--server`` such tests are not collected.
+    """
+    assert isinstance(server, Instance)
+    return server
+
+
+@pytest.fixture(scope="session")
+def api(server: Server) -> Iterator[Api]:
     """The server's API with its first key. No test may leave a sandbox behind."""
     client = Api(server)
     yield client

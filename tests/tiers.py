@@ -4,6 +4,8 @@
     ./yurt test --all            every tier
     ./yurt test --tier unit      one tier (may be repeated)
     ./yurt test tests/unit -k x  pytest's own arguments work as ever
+    ./yurt test --tier e2e --server URL --key KEY
+                                 against a server that is there, on a cluster or anywhere
 
 A pytest plugin. A tier that does not exist or has no test is an error (with --all it is only
 said), and so is a test without the marker of its folder's tier; what is not run is printed with
@@ -37,9 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tiers")
     group.addoption("--all", action="store_true", dest="all_tiers", help="run every tier")
     group.addoption("--tier", action="append", default=[], help="run this tier")
+    group.addoption("--server", default="", help="base URL of a server to test, not an own one")
+    group.addoption("--key", default="", help="its API key")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if bool(config.getoption("server")) != bool(config.getoption("key")):
+        raise pytest.UsageError("--server and --key go together")
     for tier in config.getoption("tier"):
         if tier not in TIERS:
             message = f"no such tier: {tier!r} (there are: {', '.join(TIERS)})"
@@ -61,6 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(message)
         order[item] = TIERS.index(tiers[0])
     items.sort(key=order.__getitem__)
+    if config.getoption("server"):
+        _keep(config, items, [item for item in items if "embedded" not in _fixtures(item)])
     wanted = selected(config)
     if wanted is None:
         return
@@ -70,9 +78,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if empty and not config.getoption("all_tiers"):
             message = f"no test in tier: {', '.join(empty)}"
             raise pytest.UsageError(message)
-    unwanted = [item for item in items if TIERS[order[item]] not in wanted]
-    items[:] = [item for item in items if TIERS[order[item]] in wanted]
-    config.hook.pytest_deselected(items=unwanted)
+    _keep(config, items, [item for item in items if TIERS[order[item]] in wanted])
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    found: Sequence[str] = getattr(item, "fixturenames", ())
+    return found
 
 
 def selected(config: pytest.Config) -> Sequence[str] | None:

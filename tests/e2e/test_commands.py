@@ -23,10 +23,12 @@ from tests.support.instance import REPOSITORY, Instance, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.remote import Server
+
 pytestmark = pytest.mark.e2e
 
 
-def client(server: Instance, *arguments: str) -> subprocess.CompletedProcess[str]:
+def client(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [REPOSITORY / "yurt", *arguments],
         env={**os.environ, **server.variables},
@@ -38,7 +40,7 @@ def client(server: Instance, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture
-def name(server: Instance) -> Iterator[str]:
+def name(server: Server) -> Iterator[str]:
     """A sandbox made on the command line."""
     name = f"cli-{uuid.uuid4().hex[:8]}"
     created = client(server, "create", "--name", name, "--env", "GREETING=good day", "--json")
@@ -49,29 +51,29 @@ def name(server: Instance) -> Iterator[str]:
     assert json.loads(removed.stdout) == {"deleted": [name]}
 
 
-def test_up_again_returns_at_once(server: Instance) -> None:
+def test_up_again_returns_at_once(embedded: Instance) -> None:
     begin = time.monotonic()
-    again = server.run("up", "-d", "--json")
+    again = embedded.run("up", "-d", "--json")
     assert time.monotonic() - begin < 3
     assert json.loads(again.stdout)["alreadyUp"] is True
 
 
-def test_up_in_the_foreground_does_not_start_a_second_server(server: Instance) -> None:
-    again = server.run("up", check=False)
+def test_up_in_the_foreground_does_not_start_a_second_server(embedded: Instance) -> None:
+    again = embedded.run("up", check=False)
     assert again.returncode == 1
     assert "it is up already (pid " in again.stdout
 
 
-def test_a_taken_port_is_told_with_who_holds_it(server: Instance, tmp_path: Path) -> None:
-    other = Instance(tmp_path / "data", server.port)
+def test_a_taken_port_is_told_with_who_holds_it(embedded: Instance, tmp_path: Path) -> None:
+    other = Instance(tmp_path / "data", embedded.port)
     refused = other.run("up", "-d", check=False)
     assert refused.returncode == 1
-    assert f"port 127.0.0.1:{server.port}: taken by traefik (pid " in refused.stdout
+    assert f"port 127.0.0.1:{embedded.port}: taken by traefik (pid " in refused.stdout
     assert not other.data.exists()
 
 
-def test_doctor_finds_nothing_to_complain_of_where_it_works(server: Instance) -> None:
-    examined = server.run("doctor", "--json")
+def test_doctor_finds_nothing_to_complain_of_where_it_works(embedded: Instance) -> None:
+    examined = embedded.run("doctor", "--json")
     checks: list[dict[str, Any]] = json.loads(examined.stdout)
     assert all(check["verdict"] != "fail" for check in checks)
     assert checks[-1]["found"].startswith("up (pid ")
@@ -124,27 +126,27 @@ def test_purge_refuses_while_something_is_mounted_below(tmp_path: Path) -> None:
         subprocess.run(["umount", data / "inside"], check=True)
 
 
-def test_a_command_runs_in_a_sandbox_and_its_exit_code_is_ours(server: Instance, name: str) -> None:
+def test_a_command_runs_in_a_sandbox_and_its_exit_code_is_ours(server: Server, name: str) -> None:
     done = client(server, "exec", name, "echo $GREETING; exit 3")
     assert (done.returncode, done.stdout) == (3, "good day\n")
     done = client(server, "exec", "--json", name, "printf", "%s", "a  b")
     assert json.loads(done.stdout) == {"exitCode": 0, "result": "a  b"}
 
 
-def test_a_sandbox_is_listed(server: Instance, name: str) -> None:
+def test_a_sandbox_is_listed(server: Server, name: str) -> None:
     assert name in client(server, "ls").stdout
     listed = json.loads(client(server, "ls", "--json").stdout)
     assert "started" in {item["state"] for item in listed if item["name"] == name}
 
 
-def test_an_unknown_sandbox_is_one_line_on_standard_error(server: Instance) -> None:
+def test_an_unknown_sandbox_is_one_line_on_standard_error(server: Server) -> None:
     done = client(server, "exec", "nosuch", "true")
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "yurt: Sandbox with ID or name nosuch not found\n"
 
 
-def test_a_shell_is_a_terminal_that_follows_ours(server: Instance, name: str) -> None:
+def test_a_shell_is_a_terminal_that_follows_ours(server: Server, name: str) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(REPOSITORY / "yurt", ["yurt", "shell", name], {**os.environ, **server.variables})

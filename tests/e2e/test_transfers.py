@@ -11,14 +11,14 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.api import Sandbox
-    from tests.support.instance import Instance
+    from tests.support.remote import Server
 
 pytestmark = pytest.mark.e2e
 DOWNLOADS = 600
 
 
 def test_no_download_is_cut_because_its_answer_came_too_soon(
-    server: Instance, sandbox: Sandbox
+    server: Server, sandbox: Sandbox
 ) -> None:
     """A Go proxy drops an answer that overtakes its own last look at the request's body.
 

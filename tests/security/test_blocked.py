@@ -73,18 +73,18 @@ def eavesdropper() -> Iterator[Eavesdropper]:
 
 
 @pytest.fixture(scope="module")
-def shouting(server: Instance) -> str:
+def shouting(embedded: Instance) -> str:
     """A snapshot whose entrypoint sends as soon as it lives."""
-    add_snapshot(server, SNAPSHOT, ["python3", "-c", SHOUT])
+    add_snapshot(embedded, SNAPSHOT, ["python3", "-c", SHOUT])
     return SNAPSHOT
 
 
-def create_blocked(server: Instance, api: Api, snapshot: str, mark: str) -> Sandbox:
+def create_blocked(embedded: Instance, api: Api, snapshot: str, mark: str) -> Sandbox:
     """Create it as a user of the newest SDK does."""
     ran = subprocess.run(
         [python_of("newest"), "-m", "tests.e2e.sdk.create_blocked", snapshot, mark],
         cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin", **server.variables},
+        env={"PATH": "/usr/bin:/bin", **embedded.variables},
         capture_output=True,
         text=True,
         check=False,
@@ -94,10 +94,10 @@ def create_blocked(server: Instance, api: Api, snapshot: str, mark: str) -> Sand
 
 
 def test_an_entrypoint_without_network_gets_no_packet_out(
-    server: Instance, api: Api, shouting: str, outside: Outside, eavesdropper: Eavesdropper
+    embedded: Instance, api: Api, shouting: str, outside: Outside, eavesdropper: Eavesdropper
 ) -> None:
     mark = f"blocked{secrets.token_hex(8)}"
-    sandbox = create_blocked(server, api, shouting, mark)
+    sandbox = create_blocked(embedded, api, shouting, mark)
     try:
         assert sandbox.record()["networkBlockAll"] is True
         eventually(lambda: shouts(sandbox), "the entrypoint to shout")

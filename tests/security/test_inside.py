@@ -110,13 +110,13 @@ def test_the_internet_is_reached_and_nothing_nearer(
     neighbour: Sandbox,
     outside: Outside,
     host_service: list[tuple[str, int]],
-    server: Instance,
+    embedded: Instance,
 ) -> None:
     beside = own_address(neighbour)
     host = host_service[0][1]
     forbidden = [
         *host_service,
-        *((address, server.port) for address, _ in host_service),
+        *((address, embedded.port) for address, _ in host_service),
         *((address, PORT) for address in (*NEVER, beside)),
         (_link_end(own_address(inside)), host),
         (_link_end(beside), host),
@@ -200,9 +200,9 @@ def test_the_agent_runs_nothing_for_a_page_inside(inside: Sandbox) -> None:
     assert said.split() == ["403clean"]
 
 
-def test_no_secret_of_the_host_is_to_be_found_inside(inside: Sandbox, server: Instance) -> None:
-    secrets = json.loads((server.data / "secrets.json").read_text())
-    patterns = "\n".join([*map(str, secrets.values()), server.key])
+def test_no_secret_of_the_host_is_to_be_found_inside(inside: Sandbox, embedded: Instance) -> None:
+    secrets = json.loads((embedded.data / "secrets.json").read_text())
+    patterns = "\n".join([*map(str, secrets.values()), embedded.key])
     inside.upload(f"{patterns}\n".encode(), "/dev/shm/patterns")
     assert probe(inside, "find", "/dev/shm/patterns", as_root=True) == []
     inside.upload(f"{patterns}\n".encode(), "/tmp/planted")

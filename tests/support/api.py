@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.instance import Instance
+    from tests.support.remote import Server
 
 START_SECONDS = 60
 
@@ -24,12 +24,12 @@ START_SECONDS = 60
 class Api:
     """A client of one server, as the key says."""
 
-    def __init__(self, instance: Instance, key: str | None = None) -> None:
-        self.base_url = instance.base_url
-        self.slowness = instance.slowness
+    def __init__(self, server: Server, key: str | None = None) -> None:
+        self.base_url = server.base_url
+        self.slowness = server.slowness
         self.http = httpx.Client(
-            headers={"Authorization": f"Bearer {key or instance.key}"},
-            timeout=httpx.Timeout((START_SECONDS + 10) * instance.slowness),
+            headers={"Authorization": f"Bearer {key or server.key}"},
+            timeout=httpx.Timeout((START_SECONDS + 10) * server.slowness),
             trust_env=False,
         )
 
