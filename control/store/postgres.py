@@ -11,9 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from control.errors import UnavailableError
@@ -57,7 +55,6 @@ async def open_postgres(
         max_overflow=0,
         pool_timeout=statement_seconds,
     )
-    _notice_lost_connections(engine)
     # A statement of its own needs no transaction, which would be two more messages.
     reader = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:
@@ -102,12 +99,3 @@ async def _connect(url: str, statement_seconds: float) -> Any:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         why = str(error) or "it does not answer"
         raise UnavailableError(f"no connection to the database: {why}") from error
-
-
-def _notice_lost_connections(engine: AsyncEngine) -> None:
-    """Give out no connection that is known to be closed: as good as asking, and costs nothing."""
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def _checkout(connection: Any, _record: object, _proxy: object) -> None:
-        if connection.driver_connection.is_closed():
-            raise DisconnectionError

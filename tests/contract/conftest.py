@@ -33,6 +33,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return in_postgres(request.getfixturevalue("postgres"))
 
 
+@pytest.fixture
+def shared(postgres: Postgres) -> Place:
+    """An empty database that several controls can use."""
+    return in_postgres(postgres)
+
+
 @pytest_asyncio.fixture
 async def store(place: Place) -> AsyncIterator[SqlStore]:
     """A store in each kind of database."""

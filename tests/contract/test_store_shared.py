@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from control.errors import ConflictError, InvalidError, UnavailableError
+from control.errors import ConflictError, InvalidError
 from control.listing import Filter
 from control.model import ApiKey, Node, Snapshot, State
 from control.store.migrate import HEAD
 from control.store.postgres import open_postgres
-from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, in_postgres, in_sqlite
+from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, in_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.contract
 MOST = 1000
-SHORT_SECONDS = 0.4
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = "
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = "
 
@@ -45,33 +44,16 @@ async def two(place: Place) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
         yield one, other
 
 
-@pytest.fixture
-def shared(postgres: Postgres) -> Place:
-    return in_postgres(postgres)
-
-
 async def soon(check: Callable[[], Awaitable[bool]], what: str) -> None:
-    for _ in range(1000):
+    for _ in range(200):
         if await check():
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"not in time: {what}")
 
 
-def name_of(place: Place) -> str:
-    return str(place.where).partition("///")[2].partition("?")[0]
-
-
 async def counted(postgres: Postgres, place: Place, query: str) -> int:
-    return int(await asyncio.to_thread(postgres.run, f"{query}'{name_of(place)}'"))
-
-
-def cut_off(postgres: Postgres, place: Place) -> None:
-    """End every connection to one database, as an administrator or a fail-over does."""
-    postgres.run(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        f"WHERE datname = '{name_of(place)}' AND pid <> pg_backend_pid()"
-    )
+    return int(await asyncio.to_thread(postgres.run, f"{query}'{place.name}'"))
 
 
 def outcomes(results: list[BaseException | None]) -> list[str]:
@@ -325,104 +307,3 @@ async def test_what_postgresql_cannot_keep_is_refused(shared: Place) -> None:
         with pytest.raises(InvalidError, match="NUL"):
             await store.sandboxes.insert(a_sandbox(labels={"a": "\0"}), most=MOST)
         assert await store.sandboxes.count(Filter()) == 0
-
-
-async def test_waiting_for_another_ends(postgres: Postgres, shared: Place) -> None:
-    stored = a_sandbox()
-    async with (
-        shared.opened() as other,
-        open_postgres(str(shared.where), VAULT, statement_seconds=SHORT_SECONDS) as store,
-    ):
-        await store.sandboxes.insert(stored, most=MOST)
-        async with other._database._writer.connect() as connection:
-            await connection.execute(text("SELECT id FROM sandboxes FOR UPDATE"))
-            with pytest.raises(UnavailableError):
-                await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))
-        changed = await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))
-        assert await store.sandboxes.get(stored.id) == changed
-
-
-async def test_a_database_that_went_away_is_found_again(postgres: Postgres, shared: Place) -> None:
-    stored = a_sandbox()
-    async with shared.opened() as store:
-        await store.sandboxes.insert(stored, most=MOST)
-        postgres.crash()
-        try:
-            for call in (
-                lambda: store.sandboxes.get(stored.id),
-                lambda: store.sandboxes.change(stored.id, lambda s: s),
-                lambda: store.lease("reconcile", "a", 60),
-                store.ping,
-            ):
-                with pytest.raises(UnavailableError, match="no connection to the database: "):
-                    await call()
-            with pytest.raises(UnavailableError, match="no connection to the database: "):
-                async with shared.opened():
-                    pass
-        finally:
-            postgres.start()
-        assert await store.sandboxes.get(stored.id) == stored
-        await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))
-
-
-async def test_a_restart_between_two_calls_is_not_noticed(
-    postgres: Postgres, shared: Place
-) -> None:
-    stored = a_sandbox()
-    async with shared.opened() as store:
-        await store.sandboxes.insert(stored, most=MOST)
-        await asyncio.gather(*(store.sandboxes.get(stored.id) for _ in range(10)))
-        postgres.crash()
-        postgres.start()
-        # All at once: each connection of the pool is found to be closed.
-        read = await asyncio.gather(*(store.sandboxes.get(stored.id) for _ in range(10)))
-        assert read == [stored] * 10
-        await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))
-
-
-async def test_a_write_that_is_cut_off_is_done_again(postgres: Postgres, shared: Place) -> None:
-    stored = a_sandbox()
-    calls = []
-
-    def cut_once(sandbox: Sandbox) -> Sandbox:
-        calls.append(1)
-        if len(calls) == 1:
-            cut_off(postgres, shared)
-        return replace(sandbox, public=True)
-
-    async with shared.opened() as store:
-        await store.sandboxes.insert(stored, most=MOST)
-        changed = await store.sandboxes.change(stored.id, cut_once)
-        assert len(calls) == 2
-        assert await store.sandboxes.get(stored.id) == changed
-
-
-async def test_a_write_that_may_have_been_kept_is_not_done_again(
-    postgres: Postgres, shared: Place
-) -> None:
-    calls = []
-
-    async def work(connection: AsyncConnection) -> None:
-        calls.append(1)
-        await connection.execute(text("DELETE FROM leases"))
-        cut_off(postgres, shared)
-
-    async with shared.opened() as store:
-        with pytest.raises(UnavailableError):
-            await store._database.write(work)
-        assert len(calls) == 1
-        await store.ping()
-
-
-async def test_a_database_that_says_nothing_is_given_up(postgres: Postgres, shared: Place) -> None:
-    stored = a_sandbox()
-    async with open_postgres(str(shared.where), VAULT, statement_seconds=SHORT_SECONDS) as store:
-        await store.sandboxes.insert(stored, most=MOST)
-        with postgres.frozen():
-            async with asyncio.timeout(10):
-                with pytest.raises(UnavailableError):
-                    await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))
-                with pytest.raises(UnavailableError):
-                    await store.sandboxes.get(stored.id)
-        assert await store.sandboxes.get(stored.id) == stored
-        await store.sandboxes.change(stored.id, lambda s: replace(s, public=True))

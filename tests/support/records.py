@@ -79,10 +79,11 @@ def _template() -> bytes:
 
 @dataclass(frozen=True)
 class Place:
-    """One database: what opens it, and the directory of its files."""
+    """One database: what opens it, the directory of its files, and what a server calls it."""
 
     where: str | Path
     files: Path
+    name: str = ""
 
     def opened(self, vault: Vault = VAULT) -> AbstractAsyncContextManager[SqlStore]:
         return open_store(self.where, vault)
@@ -116,7 +117,7 @@ def _postgres_template(server: Postgres) -> str:
 
 def in_postgres(server: Postgres) -> Place:
     name = server.new_database(template=_postgres_template(server))
-    return Place(server.url(name), server.data)
+    return Place(server.url(name), server.data, name)
 
 
 def a_store(directory: Path) -> AbstractAsyncContextManager[SqlStore]:
