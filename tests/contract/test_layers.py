@@ -114,6 +114,29 @@ def test_device_nodes_are_left_out(tmp_path: Path) -> None:
     assert [path.name for path in layer.iterdir()] == ["file"]
 
 
+def test_oci_s_marks_become_those_of_an_overlay(tmp_path: Path) -> None:
+    marks = [
+        "d/.wh.gone",
+        "d/.wh..wh..opq",
+        "d/.wh.kept",
+        ".wh.",
+        ".wh..",
+        ".wh...",
+        ".wh..wh.aufs",
+    ]
+    members = [member("d", tarfile.DIRTYPE, mode=0o755, mtime=5), member("d/kept", size=1)]
+    layer = load(tmp_path, archive(*members, *(member(name) for name in marks)))
+    assert sorted(str(path.relative_to(layer)) for path in layer.rglob("*")) == [
+        *("d", "d/gone", "d/kept")
+    ]
+    gone = (layer / "d" / "gone").stat()
+    assert stat.S_ISCHR(gone.st_mode)
+    assert gone.st_rdev == 0
+    assert (layer / "d" / "kept").read_bytes() == b"x"
+    assert os.getxattr(layer / "d", "user.overlay.opaque") == b"y"
+    assert (layer / "d").stat().st_mtime == 5
+
+
 @pytest.mark.parametrize(
     "content",
     [
