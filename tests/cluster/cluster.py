@@ -46,6 +46,7 @@ class Cluster:
         control: the host with everything else.
         env: what clients, tests, and Nomad's and Consul's own command lines need.
         times: how many seconds each step of making it took.
+        ports: what a node's Nomad gives to sandboxes once it is started again; None: its choice.
     """
 
     directory: Path
@@ -55,6 +56,7 @@ class Cluster:
     control: Host
     env: dict[str, str] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
+    ports: range | None = None
 
     @classmethod
     def load(cls, directory: Path) -> Cluster:
@@ -123,6 +125,8 @@ class Cluster:
             "YURT_NODE_POOL": programs.NODE_POOL,
             "YURT_CONSUL_URL": self.consul_url,
             "YURT_REGISTRY": f"{self.registry_url}/yurt",
+            # So that a hundred of the smallest fit on nodes that share one machine.
+            "YURT_MEMORY_RESERVE": "0.125",
         }
 
     def programs_of(self, host: Host) -> tuple[str, ...]:
@@ -152,7 +156,7 @@ class Cluster:
                 return programs.consul(host, self.servers)
             case "nomad":
                 share = programs.machine_memory_mib() // len(self.nodes)
-                return programs.nomad(host, self.servers, share)
+                return programs.nomad(host, self.servers, share, self.ports)
             case "postgres":
                 return programs.postgres(host)
             case "registry":

@@ -79,7 +79,7 @@ class Host:
                     *("setsid", "--fork", "unshare", *_KIND, "--fork", "--"),
                     *("sh", str(_BOOT), str(self.directory), self.name, names),
                 ],
-                env=self._environment({}),
+                env=self.environment({}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -127,7 +127,7 @@ class Host:
         """
         ran = subprocess.run(
             self.inside(*command),
-            env=self._environment(environment or {}),
+            env=self.environment(environment or {}),
             input=text,
             capture_output=True,
             text=True,
@@ -156,7 +156,7 @@ class Host:
         with log.open("ab") as output:
             subprocess.run(
                 ["setsid", "--fork", *self.inside(*wrapper, *program.command)],
-                env=self._environment(program.environment),
+                env=self.environment(program.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -201,7 +201,7 @@ class Host:
         first = processes.Process(pid, started)
         return first if first.lives() else None
 
-    def _environment(self, further: Mapping[str, str]) -> dict[str, str]:
+    def environment(self, further: Mapping[str, str]) -> dict[str, str]:
         """Not the caller's: an agent that finds AWS_CA_BUNDLE, for one, does not start.
 
         YURT_CLUSTER says whose process it is, to whoever counts processes.

@@ -42,6 +42,8 @@ _POSTGRES = Path("/usr/lib/postgresql")
 # while it should start others.
 _KEPT_ALLOCATIONS = 10_000
 _CONNECTIONS = 1000
+# All nodes have the same few cores: memory and disks decide how much fits.
+_CPU_MHZ = 20_000
 
 
 def require() -> None:
@@ -103,8 +105,13 @@ def consul(host: Host, servers: Sequence[Host]) -> Program:
     return Program("consul", ["consul", "agent", f"-config-file={path}"], {})
 
 
-def nomad(host: Host, servers: Sequence[Host], memory_mib: int = 0) -> Program:
-    """A Nomad agent: a server on the hosts of ``servers``, elsewhere a client with that memory."""
+def nomad(
+    host: Host, servers: Sequence[Host], memory_mib: int = 0, ports: range | None = None
+) -> Program:
+    """A Nomad agent: a server on the hosts of ``servers``, elsewhere a client.
+
+    A client has that memory, and gives only these ``ports``, or Nomad's own choice.
+    """
     configuration: dict[str, Any] = {
         "name": host.name,
         "region": REGION,
@@ -129,7 +136,7 @@ def nomad(host: Host, servers: Sequence[Host], memory_mib: int = 0) -> Program:
     if host in servers:
         configuration["server"] = _server(host, servers)
     else:
-        configuration["client"] = _client(host, servers, memory_mib)
+        configuration["client"] = _client(host, servers, memory_mib, ports)
         configuration["plugin"] = {"raw_exec": {"config": {"enabled": True}}}
     path = _configure(host, "nomad", configuration)
     return Program("nomad", ["nomad", "agent", f"-config={path}"], {})
@@ -156,13 +163,18 @@ def _server(host: Host, servers: Sequence[Host]) -> dict[str, Any]:
     }
 
 
-def _client(host: Host, servers: Sequence[Host], memory_mib: int) -> dict[str, Any]:
+def _client(
+    host: Host, servers: Sequence[Host], memory_mib: int, ports: range | None
+) -> dict[str, Any]:
+    given = {"min_dynamic_port": ports[0], "max_dynamic_port": ports[-1]} if ports else {}
     return {
+        **given,
         "enabled": True,
         "servers": [f"{server.address}:4647" for server in servers],
         "node_pool": NODE_POOL,
         "network_interface": "eth0",
         "memory_total_mb": memory_mib,
+        "cpu_total_compute": _CPU_MHZ,
         "meta": {"yurt_data": str(DATA), "yurt_python": interpreter()[0]},
         "host_volume": {"yurt": {"path": str(DATA / "disks"), "read_only": False}},
         "gc_max_allocs": _KEPT_ALLOCATIONS,
@@ -186,7 +198,7 @@ def make_node_directories(host: Host) -> None:
 def join_node(host: Host, control: Host, settings: Mapping[str, str]) -> None:
     """Have control make the node's key, and put it on the node."""
     environment = {**settings, "YURT_DATA": str(DATA)}
-    made = control.run([_yurt(), "nodes", "add", host.name], environment)
+    made = control.run([yurt(), "nodes", "add", host.name], environment)
     path = inside(host, DATA) / "node.json"
     path.touch(mode=0o600)
     path.write_text(made[made.index("{") :])
@@ -194,7 +206,7 @@ def join_node(host: Host, control: Host, settings: Mapping[str, str]) -> None:
 
 def prepare_node(host: Host) -> None:
     """Make a node that has joined ready for sandboxes; needed after each boot."""
-    host.run([_yurt(), "nodes", "prepare"], {"YURT_DATA": str(DATA)})
+    host.run([yurt(), "nodes", "prepare"], {"YURT_DATA": str(DATA)})
 
 
 def publish_default_snapshot(control: Host, settings: Mapping[str, str]) -> str:
@@ -205,8 +217,13 @@ def publish_default_snapshot(control: Host, settings: Mapping[str, str]) -> str:
     there = Settings.model_validate({**_fields(settings), "data": data})
     prepare.default_snapshot(there, Output())
     images.keep(data)
-    told = control.run([_yurt(), "snapshot", "publish", "--json"], environment)
-    image_id: str = json.loads(told)["imageId"]
+    store = inside(control, INSIDE / "registry")
+    with images.registry() as kept:
+        if any(kept.iterdir()):
+            shutil.copytree(kept, store, dirs_exist_ok=True)
+        told = control.run([yurt(), "snapshot", "publish", "--json"], environment)
+        image_id: str = json.loads(told)["imageId"]
+        images.keep_registry(store, kept, image_id)
     return image_id
 
 
@@ -221,7 +238,8 @@ def _fields(settings: Mapping[str, str]) -> dict[str, str]:
     return {name.removeprefix("YURT_").lower(): value for name, value in settings.items()}
 
 
-def _yurt() -> str:
+def yurt() -> str:
+    """Yurt's command line, of this checkout's environment."""
     return str(Path(sys.executable).with_name("yurt"))
 
 

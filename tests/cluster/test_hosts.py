@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.cluster import making
 from tests.cluster.cluster import ask
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.cluster.cluster import Cluster
     from tests.cluster.host import Host
     from tests.support.processes import Process
@@ -29,13 +26,6 @@ REPOSITORY = Path(__file__).parents[2]
 # A heartbeat's time to live is drawn between 10 and 20 s, and 5 s are granted beyond; all are 30 s
 # after the server was started again.
 LOST_SECONDS = 40
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Taken away at the end; whatever it leaves on the machine is an error."""
-    with making.temporary() as made:
-        yield made
 
 
 def run_sleeper(cluster: Cluster, node: Host) -> Process:

@@ -38,6 +38,25 @@ def keep(data: Path) -> None:
 
 
 @contextlib.contextmanager
+def registry() -> Iterator[Path]:
+    """Yield the kept files of a registry that has a published image; maybe none."""
+    with _locked():
+        directory = cache_root() / "registry"
+        directory.mkdir(exist_ok=True)
+        yield directory
+
+
+def keep_registry(store: Path, kept: Path, image_id: str) -> None:
+    """Keep a registry's files, in place of older ones, if this image is not among those."""
+    mark = kept / f"{image_id}.published"
+    if mark.exists():
+        return
+    shutil.rmtree(kept)
+    _copy(store, kept)
+    mark.touch()
+
+
+@contextlib.contextmanager
 def _locked() -> Iterator[Path]:
     directory = cache_root() / "images"
     directory.mkdir(exist_ok=True)

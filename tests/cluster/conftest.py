@@ -1,0 +1,47 @@
+"""A cluster for each module of tests, and its API.
+
+``YURT_TEST_CLUSTER=DIRECTORY`` names one that is there already, as ``make cluster`` makes one in
+``.cluster``: it is used as it is, and stays.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cluster import making
+from tests.cluster.cluster import Cluster
+from tests.conftest import left_in
+from tests.support.api import Api
+from tests.support.remote import Remote
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Taken away at the end; whatever it leaves on the machine is an error."""
+    if there := os.environ.get("YURT_TEST_CLUSTER"):
+        yield Cluster.load(Path(there))
+        return
+    with making.temporary() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster) -> Remote:
+    return Remote(cluster.env["DAYTONA_API_URL"], cluster.env["DAYTONA_API_KEY"])
+
+
+@pytest.fixture(scope="module")
+def api(server: Remote) -> Iterator[Api]:
+    """The cluster's API with its first key. No module may leave a sandbox behind."""
+    client = Api(server)
+    yield client
+    eventually(lambda: not left_in(client), f"{left_in(client)} to be gone", seconds=60)
+    client.close()
