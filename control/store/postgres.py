@@ -31,7 +31,6 @@ _CONNECT_SECONDS = 5.0
 _MIGRATE_SECONDS = 600.0
 _STATEMENT_SECONDS = 8.0
 _OVER_STATEMENT = 1.25  # the server is the first to give up: its word is clearer
-_LOCK_SHARE = 0.6
 
 
 @asynccontextmanager
@@ -91,7 +90,6 @@ async def _connect(url: str, statement_seconds: float) -> Any:
             server_settings={
                 "application_name": "yurt",
                 "statement_timeout": str(statement_ms),
-                "lock_timeout": str(round(statement_ms * _LOCK_SHARE)),
                 "idle_in_transaction_session_timeout": str(2 * statement_ms),
                 "jit": "off",  # costs more than it saves in statements as small as ours
             },

@@ -174,6 +174,12 @@ async def test_filters_select(store: SqlStore) -> None:
     assert await names(store, Filter(active=late)) == ["b"]
 
 
+async def test_names_are_sorted_by_their_bytes(store: SqlStore) -> None:
+    for name in ("ab", "a-c", "B", "é", "a"):
+        await store.sandboxes.insert(a_sandbox(name=name), most=MOST)
+    assert await names(store, Filter()) == ["B", "a", "a-c", "ab", "é"]
+
+
 @pytest.mark.parametrize("by", SortField)
 @pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
 async def test_pages_by_cursor_show_each_sandbox_once(
