@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
-from control import app
+from control import app, gates as gates_of
 from control.errors import UnavailableError
 from control.gates import HttpGates
 from control.model import Node
@@ -121,6 +122,43 @@ async def test_a_node_that_has_not_joined_is_sent_nothing(rig: Rig) -> None:
             await gates.send(replace(allocation, node="nowhere"), run, {"op": "hello"})
         with pytest.raises(UnavailableError, match="does not answer"):
             await gates.send(replace(allocation, port=1), run, {"op": "hello"})
+
+
+async def test_of_many_on_a_machine_that_is_dark_one_at_a_time_waits_for_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = await rig.submitted()
+    await runner.claim()
+    run = (await record(rig, runner)).run
+    allocation = await rig.scheduler.allocation(runner.job.sandbox_id)
+    assert allocation is not None
+    tried: list[str] = []
+    trouble: type[httpx.HTTPError] = httpx.ConnectTimeout
+
+    async def post(url: str, **_: object) -> httpx.Response:
+        tried.append(url)
+        await asyncio.sleep(0)
+        raise trouble("no")
+
+    async with HttpGates(Nodes(rig.store.nodes, app.now).key) as gates:
+        monkeypatch.setattr(gates._client, "post", post)
+
+        async def ask(many: int) -> int:
+            tried.clear()
+            asking = (gates.send(allocation, run, {"op": "hello"}) for _ in range(many))
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+            assert all(isinstance(answer, UnavailableError) for answer in answers)
+            return len(tried)
+
+        assert await ask(1) == 1
+        assert await ask(5) == 0
+        gates._dark[allocation.address] = 0.0
+        monkeypatch.setattr(gates_of, "_DARK_SECONDS", 60.0)
+        assert await ask(5) == 1
+        gates._dark[allocation.address] = 0.0
+        trouble = httpx.ConnectError  # it refuses, so it lives
+        assert await ask(1) == 1
+        assert await ask(5) == 5
 
 
 # -- what the record keeps ---------------------------------------------------------------------
