@@ -83,7 +83,8 @@ class Reports:
             case _:
                 raise InvalidError("not a report")
         self._wake(sandbox_id)
-        logger.info("reported", extra={"sandbox_id": sandbox_id, "phase": report["phase"]})
+        told = {name: report[name] for name in ("phase", "boot_ms") if name in report}
+        logger.info("reported", extra={"sandbox_id": sandbox_id, **told})
         return {}
 
     async def _change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:

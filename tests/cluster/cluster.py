@@ -125,8 +125,9 @@ class Cluster:
             "YURT_NODE_POOL": programs.NODE_POOL,
             "YURT_CONSUL_URL": self.consul_url,
             "YURT_REGISTRY": f"{self.registry_url}/yurt",
-            # So that a hundred of the smallest fit on nodes that share one machine.
+            # So that a hundred of the smallest fit at once on nodes that share one machine.
             "YURT_MEMORY_RESERVE": "0.125",
+            "YURT_START_DEADLINE_SECONDS": "300",
         }
 
     def programs_of(self, host: Host) -> tuple[str, ...]:
