@@ -162,3 +162,38 @@ def test_an_empty_cluster_differs_nowhere(cluster: Cluster) -> None:
     found = yurt(cluster, "ps", "--json")
     assert found.returncode == 0, found.stdout + found.stderr
     assert json.loads(found.stdout) == {"sandboxes": [], "silentNodes": []}
+
+
+def test_a_node_that_was_prepared_is_found_good(cluster: Cluster) -> None:
+    program = str(Path(sys.executable).with_name("yurt"))
+    environment = {"YURT_DATA": str(programs.DATA)}
+    told = cluster.nodes[0].run([program, "doctor", "--node", "--json"], environment)
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(told)}
+    assert {"node.json", "runner", "host volume", "Nomad client", "ports"} <= verdicts.keys()
+    assert "fail" not in verdicts.values(), told
+
+
+def test_a_sandbox_is_told_by_everybody_and_what_is_taken_away_is_missed(
+    cluster: Cluster,
+) -> None:
+    created = yurt(cluster, "create", "--json")
+    assert created.returncode == 0, created.stderr
+    sandbox_id = json.loads(created.stdout)["id"]
+
+    def looked() -> tuple[int, dict[str, Any]]:
+        found = yurt(cluster, "ps", "--json")
+        (line,) = json.loads(found.stdout)["sandboxes"]
+        return found.returncode, line
+
+    code, line = looked()
+    assert (code, line["differences"]) == (0, []), line
+    assert line["runner"] == {"asked": True, "phase": "ready"}
+    assert line["diskOn"] == line["runningOn"] == [line["job"]["node"]]
+    gone = {"Node": "yurt-routes", "ServiceID": sandbox_id}
+    httpx.put(f"{cluster.consul_url}/v1/catalog/deregister", json=gone, trust_env=False)
+    code, line = looked()
+    assert (code, line["differences"]) == (1, ["started, but not registered"])
+    eventually(lambda: looked()[0] == 0, "control mends it", seconds=90)
+    node = line["job"]["node"]
+    assert f"their disks on {node}" in yurt(cluster, "nodes", "remove", node).stderr
+    assert yurt(cluster, "rm", sandbox_id).returncode == 0
