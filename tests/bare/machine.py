@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUITE = "bookworm"
 PACKAGES = ("systemd-sysv", "dbus", "git", "python3")
 LOOP_DEVICES = 24
+# systemd-nspawn's own settings: /proc/sys can be written, and /tmp is on the disk.
+AS_ON_A_MACHINE = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "SYSTEMD_NSPAWN_TMPFS_TMP": "0"}
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 HERE, THERE, NETWORK = "172.29.86.1/30", "172.29.86.2/30", "172.29.86.0/30"
 
@@ -43,6 +45,7 @@ WorkingDirectory=/root
 ExecStart=/bin/bash -c '/root/job >/root/job.log 2>&1; echo $? >/root/job.exit'
 ExecStopPost=/usr/bin/systemctl --no-block poweroff
 TimeoutStartSec=infinity
+LimitNOFILE=1048576
 
 [Install]
 WantedBy=default.target
@@ -151,6 +154,7 @@ def _booted(
                 *(f"--bind-ro={repository}:/source", "--bind=/sys/fs/cgroup"),
                 *(f"--bind={path}" for path in (Path("/dev/loop-control"), *loops)),
             ],
+            env=os.environ | AS_ON_A_MACHINE,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
