@@ -125,17 +125,17 @@ class NomadScheduler:
         if generation == job.generation and placed is not None:
             return await self._whole(name, placed)
         if generation == job.generation and not over:
-            return await self._wait_for_place(found, job.node)
+            placed = await self._wait_for_place(found, job.node)
+            return view.allocation(name, found["Meta"], placed, ())
         await self._wire.deregister(name, purge=True)
         return None
 
-    async def _wait_for_place(self, found: Json, node: str) -> Allocation | None:
+    async def _wait_for_place(self, found: Json, node: str) -> Json:
         evaluations = await self._wire.evaluations(found["ID"])
         first = min(evaluations, key=lambda one: int(one["CreateIndex"]), default=None)
         if first is None:
             raise UnavailableError(f"job {found['ID']} is not evaluated by Nomad; purge it")
-        placed = await self._place(found, first["ID"], node)
-        return view.allocation(found["ID"], found["Meta"], placed, ())
+        return await self._place(found, first["ID"], node)
 
     async def _whole(self, name: str, stub: Json) -> Allocation | None:
         whole = await self._wire.allocation(stub["ID"])
@@ -261,7 +261,9 @@ class NomadScheduler:
         if evaluation is None:
             there = await self._wire.job(name)
             listed = await self._wire.job_allocations(name)
-            if there is None or there["Stop"] or all(view.is_over(one) for one in listed):
+            if there is not None and not there["Stop"] and not listed:
+                await self._wait_for_place(there, node)  # somebody else has just asked for it
+            elif there is None or there["Stop"] or all(view.is_over(one) for one in listed):
                 await self._stop(name)
                 await self._wire.deregister(name, purge=True)
                 evaluation = await self._register(body)
