@@ -83,15 +83,14 @@ async def _begin(stack: contextlib.AsyncExitStack, settings: Settings, secrets: 
 
 @contextlib.asynccontextmanager
 async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters]:
-    where = settings.database_url or settings.data / "yurt.db"
     async with (
-        open_store(where, Vault(secrets.master_key)) as store,
+        open_store(settings.store, Vault(secrets.master_key)) as store,
         _scheduler(settings, secrets) as scheduler,
         _registry(settings) as registry,
-        HttpGates(Nodes(store.nodes, now).key) as gates,
+        HttpGates(Nodes(store.nodes).key) as gates,
     ):
         if not settings.nomad_url:
-            await Nodes(store.nodes, now).join(NODE, secrets.node_key)
+            await Nodes(store.nodes).join(NODE, secrets.node_key, now())
         yield Adapters(store, scheduler, registry, gates)
 
 

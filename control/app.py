@@ -79,7 +79,7 @@ class Control:
         self._settings, self._secrets, self._adapters = settings, secrets, adapters
         store = adapters.store
         self.records = Records(store.sandboxes)
-        self._nodes = Nodes(store.nodes, now)
+        self._nodes = Nodes(store.nodes)
         holder = f"{socket.gethostname()}-{token_hex(8)}"
         self._leader = Leader(store, "reconcile", holder)
         self._keys = KeyRing(store.keys, now, self.wake)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from control.model import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from control.store import NodeStore
@@ -17,16 +16,16 @@ if TYPE_CHECKING:
 class Nodes:
     """Which nodes have joined, and with which key; messages of others are not taken."""
 
-    def __init__(self, store: NodeStore, now: Callable[[], datetime]) -> None:
-        self._store, self._now = store, now
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
 
     async def key(self, name: str) -> bytes | None:
         """Return what the messages of a node are sealed with; None if it has not joined."""
         node = await self._store.get(name)
         return None if node is None else node.key
 
-    async def join(self, name: str, key: bytes) -> None:
+    async def join(self, name: str, key: bytes, now: datetime) -> None:
         """Take messages from a node that are sealed with this key, and with no older one."""
         known = await self._store.get(name)
         if known is None or not hmac.compare_digest(known.key, key):
-            await self._store.put(Node(name, key, self._now()))
+            await self._store.put(Node(name, key, now))

@@ -400,6 +400,11 @@ class Settings(BaseSettings):
         return _words(self.resolvers)
 
     @property
+    def store(self) -> str | Path:
+        """The database: its URL, or the file of one that is ours alone."""
+        return self.database_url or self.data / "yurt.db"
+
+    @property
     def socket_path(self) -> Path:
         """The unix socket that runners report to."""
         return self.data / "run" / "control.sock"

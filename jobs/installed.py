@@ -60,11 +60,16 @@ def link_runner(main: Path) -> Path:
     """
     directory = main.parents[2]
     link = directory.with_name("runner")
-    new = directory.with_name(f"runner.{os.getpid()}.new")
+    point(link, directory)
+    return link / main.relative_to(directory)
+
+
+def point(link: Path, directory: Path) -> None:
+    """Let a link lead to a directory beside it; at no moment is there none."""
+    new = link.with_name(f"{link.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(directory.name)
     new.rename(link)
-    return link / main.relative_to(directory)
 
 
 def _files() -> dict[str, Path]:

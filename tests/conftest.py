@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +69,16 @@ def embedded(server: Server) -> Instance:
 @pytest.fixture(scope="session")
 def api(server: Server) -> Iterator[Api]:
     """The server's API with its first key. No test may leave a sandbox behind."""
+    with leaving_nothing(server, seconds=30) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def leaving_nothing(server: Server, *, seconds: float) -> Iterator[Api]:
+    """A client of a server that has no sandbox any more when it is closed."""
     client = Api(server)
     yield client
-    eventually(lambda: not left_in(client), f"{left_in(client)} to be gone", seconds=30)
+    eventually(lambda: not left_in(client), f"{left_in(client)} to be gone", seconds=seconds)
     client.close()
 
 

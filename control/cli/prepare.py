@@ -103,6 +103,7 @@ def bundle(settings: Settings, output: Output) -> None:
     """Make the agent's own Python, and point new sandboxes to it."""
     from image.bundle.build import bundle_digest
     from jobs.images import ensure_bundle
+    from jobs.installed import point
 
     library = settings.data / "lib"
     library.mkdir(mode=0o700, exist_ok=True)
@@ -111,10 +112,7 @@ def bundle(settings: Settings, output: Output) -> None:
     else:
         with output.step("making the agent's Python") as progress:
             made = ensure_bundle(settings.data, progress)
-    link, new = library / "agent", library / "agent.new"
-    new.unlink(missing_ok=True)
-    new.symlink_to(made.name)
-    new.rename(link)
+    point(library / "agent", made)
 
 
 def default_snapshot(settings: Settings, output: Output) -> None:
@@ -149,6 +147,5 @@ async def _record(settings: Settings, image: Image) -> None:
     from control.vault import Vault, load_keys
 
     keys = load_keys(settings.data)
-    where = settings.database_url or settings.data / "yurt.db"
-    async with open_store(where, Vault(keys.master_key)) as store:
+    async with open_store(settings.store, Vault(keys.master_key)) as store:
         await ensure_default_snapshot(store, image)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError, NotFoundError
@@ -60,8 +59,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 
     if not (settings.data / "secrets.json").exists():
         raise NotFoundError(f"no secrets of control in {settings.data}: set YURT_DATA to its own")
-    where = settings.database_url or settings.data / "yurt.db"
-    async with opened(where, Vault(load_keys(settings.data).master_key)) as store:
+    async with opened(settings.store, Vault(load_keys(settings.data).master_key)) as store:
         yield store
 
 
@@ -84,10 +82,6 @@ async def open_world(settings: Settings) -> AsyncIterator[World]:
         open_store(settings) as store,
         NomadScheduler(nomad_settings(settings)) as scheduler,
         ConsulRegistry(consul_settings(settings)) as routes,
-        HttpGates(Nodes(store.nodes, _now).key) as gates,
+        HttpGates(Nodes(store.nodes).key) as gates,
     ):
         yield World(settings, store, scheduler, routes, gates)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -12,6 +12,7 @@ from control import lifecycle
 from control.errors import NoCapacityError, UnavailableError
 from control.model import BYTES_PER_GIB, MIB_PER_GIB
 from control.reconcile import plan
+from jobs.runner.message import FOR_THE_START
 from jobs.scheduler import Job
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ SCHEDULER_SECONDS = 20.0
 _STOP_GRACE_SECONDS = 10.0
 _STOP_SECONDS = 120.0
 _WORK_SECONDS = 120.0
-# What a runner keeps from its start on. It may be larger than a message to a gate can be, and then
-# nothing else would arrive any more, no revocation either.
-_FOR_THE_START = frozenset(("env", "user", "workdir", "entrypoint"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +223,9 @@ async def _ask_to_stop(world: World, sandbox: Sandbox, seen: plan.Seen, action: 
 
 async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
     whole = await world.assignment(sandbox)
-    assignment = {name: whole[name] for name in whole.keys() - _FOR_THE_START}
+    # A runner keeps the rest from its start on. That may be larger than a message to a gate can be,
+    # and then nothing else would arrive any more, no revocation either.
+    assignment = {name: whole[name] for name in whole.keys() - FOR_THE_START}
     await send(world, sandbox, seen.allocation, {"op": "assign", "assignment": assignment})
     generation, version = sandbox.run.generation, sandbox.assignment_version
     await world.records.change(

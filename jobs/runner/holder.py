@@ -25,8 +25,6 @@ _TICK_SECONDS = 1.0
 _LOG_LIMIT = 256 << 10
 _GATE_RESTARTS = 5
 _FETCH_REPORT_SECONDS = 3.0
-# What only the agent is told: the gate talks to strangers.
-_NOT_THE_GATES = {"env", "user", "workdir", "entrypoint"}
 
 
 class Ending(Exception):  # noqa: N818 - an end, not always an error
@@ -289,7 +287,8 @@ class Holder:
     # -- the gate ----------------------------------------------------------------------------
 
     def _tell_gate(self) -> None:
-        told = {k: v for k, v in self._assignment.items() if k not in _NOT_THE_GATES}
+        # The rest is the agent's only: the gate talks to strangers.
+        told = {k: v for k, v in self._assignment.items() if k not in message.FOR_THE_START}
         order = {"assignment": told, "secret": self._secret, "phase": self.phase}
         self._gate.send(b"A" + json.dumps(order).encode())
 

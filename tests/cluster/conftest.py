@@ -14,13 +14,13 @@ import pytest
 
 from tests.cluster import making
 from tests.cluster.cluster import Cluster
-from tests.conftest import left_in
-from tests.support.api import Api
+from tests.conftest import leaving_nothing
 from tests.support.remote import Remote
-from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.api import Api
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,5 @@ def server(cluster: Cluster) -> Remote:
 @pytest.fixture(scope="module")
 def api(server: Remote) -> Iterator[Api]:
     """The cluster's API with its first key. No module may leave a sandbox behind."""
-    client = Api(server)
-    yield client
-    eventually(lambda: not left_in(client), f"{left_in(client)} to be gone", seconds=60)
-    client.close()
+    with leaving_nothing(server, seconds=60) as client:
+        yield client

@@ -1,4 +1,4 @@
-"""What contract tests share: a store in each database that there is an implementation for."""
+"""What contract tests share: stores, runners, and each kind of Nomad."""
 
 from __future__ import annotations
 
@@ -8,14 +8,41 @@ import pytest
 import pytest_asyncio
 
 from tests.support import postgres as postgres_server
+from tests.support.nomad_rig import KINDS, one_of
 from tests.support.records import Place, in_postgres, in_sqlite
+from tests.support.runner_rig import Rig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from control.store.sql import SqlStore
+    from tests.support.nomad_rig import Nomad
     from tests.support.postgres import Postgres
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A place where real runners hold sandboxes."""
+    rig = Rig(tmp_path / "data")
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def every_nomad(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nomad]:
+    """A Nomad of each kind."""
+    with one_of(request.param, tmp_path_factory.mktemp("nomad")) as every:
+        yield every
+
+
+@pytest.fixture
+def nomad(every_nomad: Nomad) -> Iterator[Nomad]:
+    """A Nomad of each kind, without jobs."""
+    yield every_nomad
+    every_nomad.purge()
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs.images import ensure_bundle
-from tests.support.runner_rig import ASSIGNMENT, BUSYBOX, TINI, Rig, eventually
+from tests.support.runner_rig import ASSIGNMENT, NEEDS, Rig, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 ID, KEY = "q" * 26, "a key"
 NEWEST = {"X-Daytona-SDK-Version": "0.226.1"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs.runner import cgroup
-from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
+from tests.support.runner_rig import KEY, NEEDS, SUBNET, Rig, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 A, B = "a" * 26, "b" * 26
 ROOT = Path(__file__).parents[2]
 # A host of namespaces: its own network, its own /run/yurt, the kernel's control groups.
@@ -36,13 +29,6 @@ ip link set lo up
 echo up
 exec sleep infinity
 """
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "data")
-    yield rig
-    rig.close()
 
 
 def prepare(rig: Rig, config: str) -> subprocess.CompletedProcess[str]:

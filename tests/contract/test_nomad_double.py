@@ -8,37 +8,17 @@ from __future__ import annotations
 
 import copy
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.support.nomad_rig import (
-    KINDS,
     PORTS,
     Nomad,
-    one_of,
 )
 from tests.support.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def every(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Nomad]:
-    with one_of(request.param, tmp_path_factory.mktemp("nomad")) as every:
-        yield every
-
-
-@pytest.fixture
-def nomad(every: Nomad) -> Iterator[Nomad]:
-    yield every
-    every.purge()
 
 
 # -- a job's life ----------------------------------------------------------------------------

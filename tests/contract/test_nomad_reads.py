@@ -19,7 +19,6 @@ from tests.support.nomad_rig import (
     a_double,
     events,
     index_of,
-    one_of,
 )
 
 if TYPE_CHECKING:
@@ -27,20 +26,6 @@ if TYPE_CHECKING:
 
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def every(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Nomad]:
-    with one_of(request.param, tmp_path_factory.mktemp("nomad")) as every:
-        yield every
-
-
-@pytest.fixture
-def nomad(every: Nomad) -> Iterator[Nomad]:
-    yield every
-    every.purge()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jobs.installed import interpreter
 from jobs.registry import publish
 from jobs.runner import skopeo
 from tests.support.registry import Registry, put_image, tree
-from tests.support.runner_rig import BUSYBOX, TINI, Rig, eventually
+from tests.support.runner_rig import NEEDS, Rig, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
+    *NEEDS,
     pytest.mark.skipif(
         not (shutil.which("docker-registry") and shutil.which("skopeo")),
         reason="needs docker-registry and skopeo",

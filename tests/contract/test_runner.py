@@ -13,26 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs.runner import cgroup, disk
-from tests.support.runner_rig import BUSYBOX, TINI, Rig, eventually
+from tests.support.runner_rig import NEEDS, Rig, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 A, B = "a" * 26, "b" * 26
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "data")
-    yield rig
-    rig.close()
 
 
 def put_work(rig: Rig, sandbox_id: str, script: str) -> None:

@@ -9,33 +9,17 @@ import socket
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from jobs.installed import interpreter, link_runner
 from jobs.runner import locks
 from jobs.runner.holder import Holder
-from tests.support.runner_rig import ASSIGNMENT, BUSYBOX, SUBNET, TINI, Rig, eventually
+from tests.support.runner_rig import ASSIGNMENT, NEEDS, SUBNET, Rig, eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 A, B = "a" * 26, "b" * 26
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "data")
-    yield rig
-    rig.close()
 
 
 def last_report(rig: Rig, sandbox_id: str = A) -> dict[str, Any]:

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.netns import namespace
-from tests.support.runner_rig import BUSYBOX, TINI, Rig, eventually
+from tests.support.runner_rig import NEEDS, Rig, eventually
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 A = "a" * 26
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "data")
-    yield rig
-    rig.close()
 
 
 def test_no_allow_list_opens_a_cloud_s_metadata_service(rig: Rig) -> None:

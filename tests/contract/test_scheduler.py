@@ -16,26 +16,13 @@ from control.errors import ConflictError, NoCapacityError, NotFoundError, Unavai
 from jobs.local import NODE, LocalScheduler, NodeSettings, run_directories, teardown
 from jobs.runner import cgroup, locks
 from jobs.scheduler import Allocation, Job
-from tests.support.runner_rig import BUSYBOX, KEY, SUBNET, TINI, Rig, eventually
+from tests.support.runner_rig import KEY, NEEDS, SUBNET, Rig, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
-pytestmark = [
-    pytest.mark.contract,
-    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
-    ),
-]
+pytestmark = [pytest.mark.contract, *NEEDS]
 A, B, MISSING = "a" * 26, "b" * 26, "c" * 26
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "data")
-    yield rig
-    rig.close()
 
 
 def settings(rig: Rig, subnet: str = SUBNET, **more: float) -> NodeSettings:

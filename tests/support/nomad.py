@@ -24,7 +24,7 @@ import pytest
 from jobs.nomad import NomadSettings
 from jobs.spec import RESULT, job_id
 from tests.support.consul import Authority
-from tests.support.nomad_agent import NomadAgents
+from tests.support.nomad_agent import NomadAgents, end_agent, unmount_below
 from tests.support.nomad_double import NomadDouble
 from tests.support.waiting import eventually
 from traefik.process import free_ports
@@ -253,7 +253,8 @@ def secured(directory: Path) -> Iterator[Secured]:
             stdout=output,
             stderr=output,
         )
-        stack.callback(_end, agent, directory)
+        stack.callback(unmount_below, directory)
+        stack.callback(end_agent, agent)
         client = stack.enter_context(_client(own))
         management = eventually(lambda: _bootstrap(client), "the first token", seconds=60)
         client.headers["X-Nomad-Token"] = management
@@ -302,15 +303,3 @@ def _purge(client: httpx.Client) -> None:
         "every allocation to be over",
         seconds=40,
     )
-
-
-def _end(agent: subprocess.Popen[bytes], directory: Path) -> None:
-    agent.send_signal(signal.SIGINT)
-    try:
-        agent.wait(20)
-    finally:
-        agent.kill()
-        agent.wait()
-    for line in Path("/proc/mounts").read_text().splitlines():
-        if line.split()[1].startswith(str(directory)):
-            subprocess.run(["umount", line.split()[1]], check=True)

@@ -58,16 +58,8 @@ class NomadAgents:
             self.purge()
         for agent in [*self._clients.values(), self._server]:
             agent.send_signal(signal.SIGCONT)
-            agent.send_signal(signal.SIGINT)
-            try:
-                agent.wait(20)
-            finally:
-                agent.kill()
-                agent.wait()
-        mounts = Path("/proc/mounts").read_text().splitlines()
-        for path in (line.split()[1] for line in mounts):
-            if path.startswith(str(self._directory)):
-                subprocess.run(["umount", path], check=True)
+            end_agent(agent)
+        unmount_below(self._directory)
 
     def add_node(
         self,
@@ -195,3 +187,20 @@ def _answers(url: str) -> bool:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def end_agent(agent: subprocess.Popen[bytes]) -> None:
+    agent.send_signal(signal.SIGINT)
+    try:
+        agent.wait(20)
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount what an agent leaves mounted."""
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    for path in (line.split()[1] for line in mounts):
+        if path.startswith(str(directory)):
+            subprocess.run(["umount", path], check=True)

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from jobs.installed import install_runner, interpreter
 from jobs.runner import message
 from jobs.runner.channel import connect_unix
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 KEY = b"k" * 32
 BUSYBOX = Path("/bin/busybox")
 TINI = Path("/usr/bin/tini-static")
+NEEDS = [
+    pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not (BUSYBOX.exists() and TINI.exists()), reason="needs busybox-static and tini"
+    ),
+]
 SUBNET = "10.201.0.0/16"
 _APPLETS = (
     "cat cp dd df echo head id ls mkdir mount nc ping ps rm sh sleep sync touch unshare wget wc"

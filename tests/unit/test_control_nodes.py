@@ -105,12 +105,12 @@ async def test_a_runner_that_is_faster_than_its_scheduler_asks_again(
 
 
 async def test_a_node_that_has_not_joined_is_sent_nothing(rig: Rig) -> None:
-    nodes = Nodes(rig.store.nodes, app.now)
-    await nodes.join("third", OTHER_KEY)
+    nodes = Nodes(rig.store.nodes)
+    await nodes.join("third", OTHER_KEY, app.now())
     known = await rig.store.nodes.get("third")
-    await nodes.join("third", OTHER_KEY)
+    await nodes.join("third", OTHER_KEY, app.now())
     assert await rig.store.nodes.get("third") == known
-    await nodes.join("third", NODE_KEY)
+    await nodes.join("third", NODE_KEY, app.now())
     assert await nodes.key("third") == NODE_KEY
     runner = await rig.submitted()
     await runner.claim()
@@ -140,7 +140,7 @@ async def test_of_many_on_a_machine_that_is_dark_one_at_a_time_waits_for_it(
         await asyncio.sleep(0)
         raise trouble("no")
 
-    async with HttpGates(Nodes(rig.store.nodes, app.now).key) as gates:
+    async with HttpGates(Nodes(rig.store.nodes).key) as gates:
         monkeypatch.setattr(gates._client, "post", post)
 
         async def ask(many: int) -> int:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from control import __main__ as serving, listen, logs
 from control.api.wire import Sdk, iso
-from control.app import Adapters, now
+from control.app import Adapters
 from control.cli.output import read_settings
 from control.errors import ConflictError, InvalidError, UnavailableError, YurtError
 from control.gates import HttpGates
@@ -208,7 +208,7 @@ async def test_a_database_that_is_away_is_waited_for_at_the_start(
             raise UnavailableError("no connection to the database")
         async with a_store(tmp_path) as store:
             yield Adapters(
-                store, MemoryScheduler(), MemoryRegistry(), HttpGates(Nodes(store.nodes, now).key)
+                store, MemoryScheduler(), MemoryRegistry(), HttpGates(Nodes(store.nodes).key)
             )
 
     monkeypatch.setattr(serving, "_adapters", adapters)
