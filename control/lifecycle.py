@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MAX_REASON = 2000
 MAX_PHASE = 20
-# From the start on, however long the parts of an image go on to arrive.
-MOST_FETCHING = timedelta(minutes=15)
+# From the start on, however long an image goes on to arrive, or others to start first.
+MOST_WAITING = timedelta(minutes=15)
 _RUNNING = LIVE_STATES | {State.STOPPING}
 _ENDING = frozenset({State.STOPPING, State.DESTROYING})
 
@@ -190,12 +190,12 @@ def _claimed(sandbox: Sandbox, head: Head, allocation: Allocation | None) -> San
     return _reported(claimed, head)
 
 
-def fetching(
+def waiting(
     sandbox: Sandbox, head: Head, allocation: Allocation | None, text: str, now: datetime
 ) -> Sandbox:
-    """Note that a start waits for its image, and give it more time, up to a bound.
+    """Note what a start waits for, image or turn, and give it more time, up to a bound.
 
-    It claims the generation, too: an image is fetched before there is anything to assign.
+    It claims the generation, too: it waits before there is anything to assign.
 
     Raises:
         ConflictError: the generation is over, or another runner has it.
@@ -203,7 +203,7 @@ def fetching(
         UnavailableError: the scheduler does not say yet where it was placed.
     """
     sandbox = _claimed(sandbox, head, allocation)
-    goes_on = now < sandbox.last_activity_at + MOST_FETCHING
+    goes_on = now < sandbox.last_activity_at + MOST_WAITING
     return replace(
         sandbox,
         changed_at=now if goes_on else sandbox.changed_at,

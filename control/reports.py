@@ -62,12 +62,12 @@ class Reports:
                     sandbox_id, lambda s: lifecycle.claim(s, head, where, now)
                 )
                 return await self._assignment(changed)
-            case {"phase": "fetching", "message": str(text)}:
+            case {"phase": "waiting", "message": str(text)}:
                 where = await self._placed(sandbox_id)
                 await self._change(
-                    sandbox_id, lambda s: lifecycle.fetching(s, head, where, text, now)
+                    sandbox_id, lambda s: lifecycle.waiting(s, head, where, text, now)
                 )
-                logger.info("fetching", extra={"sandbox_id": sandbox_id, "detail": text[:500]})
+                logger.info("a start waits", extra={"sandbox_id": sandbox_id, "detail": text[:500]})
                 return {}
             case {"phase": "ready"}:
                 await self._change(sandbox_id, lambda s: lifecycle.ready(s, head, now))

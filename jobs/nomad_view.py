@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from jobs.runner.record import FENCED_CODE
 from jobs.scheduler import Allocation, Exit, NodeStatus
 from jobs.spec import PORT, TASK, VOLUME, sandbox_of
 
@@ -96,6 +97,9 @@ def _termination(event: Mapping[str, Any], asked: bool) -> tuple[str, int]:
     if signal:
         late = ": it did not end in time" if asked and signal == 9 else ""
         return f"the runner was killed (signal {signal}){late}", code or 128 + signal
+    if code == FENCED_CODE:
+        # Only Nomad's client starts one allocation's runner twice, after its machine was restarted.
+        return "its node was restarted", code
     if code < 0:
         # A client that was away while its task ended has not been told how.
         return "the runner ended, and Nomad cannot tell how", code

@@ -15,7 +15,19 @@ import select
 import sys
 import time
 
-from jobs.runner import boot, cgroup, channel, disk, linux, message, network, record, spawn, watch
+from jobs.runner import (
+    admission,
+    boot,
+    cgroup,
+    channel,
+    disk,
+    linux,
+    message,
+    network,
+    record,
+    spawn,
+    watch,
+)
 from jobs.runner.fetching import Fetch, FetchError
 from jobs.runner.guard import ENDING_SIGNALS
 
@@ -24,11 +36,17 @@ STOP_GRACE_SECONDS = 10.0
 _TICK_SECONDS = 1.0
 _LOG_LIMIT = 256 << 10
 _GATE_RESTARTS = 5
-_FETCH_REPORT_SECONDS = 3.0
+_WAITING_REPORT_SECONDS = 3.0
+_ADMISSION_SECONDS = 0.05
+_OTHERS_FIRST = "this host brings other sandboxes up first"
 
 
 class Ending(Exception):  # noqa: N818 - an end, not always an error
     """The run is over; the text is the reason, empty if it was asked for."""
+
+
+class Fenced(Ending):
+    """Control gave the sandbox to another runner: this one has nothing to say of it."""
 
 
 class Holder:
@@ -47,6 +65,7 @@ class Holder:
         self._log_left = _LOG_LIMIT
         self._last_words = ""
         self._gate_starts = 0
+        self._place: int | None = None
         self._schedulers: dict[int, _socket.socket] = {}
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -72,6 +91,8 @@ class Holder:
         self._watch(self.reporter.ready_fd, self._on_answer)
         self._watch(self._runner.doorbell.fileno(), self._on_scheduler)
         self.image = self._image()
+        self._wait_until(self._is_admitted, lambda: _OTHERS_FIRST, _ADMISSION_SECONDS)
+        self._marks.add("admitted")
         self.sandbox.mount(self.node, self.image, self._turn)
         self.sandbox.start()
         self._deadline = time.monotonic() + ASSIGNMENT_WAIT_SECONDS
@@ -88,14 +109,26 @@ class Holder:
         if not record.has_image(data, image_id):
             fetch = Fetch(data, image_id, self.node.registry)
             self._watch(fetch.ended_fd, lambda: self._unwatch(fetch.ended_fd))
-            report_at = 0.0
-            while fetch.ended_fd in self._handlers:
-                if time.monotonic() >= report_at:
-                    self.reporter.send("fetching", message=fetch.progress())
-                    report_at = time.monotonic() + _FETCH_REPORT_SECONDS
-                self._turn(_TICK_SECONDS)
+            self._wait_until(
+                lambda: fetch.ended_fd not in self._handlers, fetch.progress, _TICK_SECONDS
+            )
             fetch.finish()
         return record.read_image(data, image_id)
+
+    def _is_admitted(self) -> bool:
+        self._place = admission.admit()
+        return self._place is not None
+
+    def _wait_until(
+        self, is_over: Callable[[], bool], why: Callable[[], str], seconds: float
+    ) -> None:
+        """Handle what comes, and look every so many seconds; control hears why this start waits."""
+        report_at = 0.0
+        while not is_over():
+            if time.monotonic() >= report_at:
+                self.reporter.send("waiting", message=why())
+                report_at = time.monotonic() + _WAITING_REPORT_SECONDS
+            self._turn(seconds)
 
     def _start_gate(self) -> None:
         """Start the gate; the first is a fork, cheap while there is no secret to be copied yet."""
@@ -175,7 +208,7 @@ class Holder:
         while self.reporter.answers:
             answer = self.reporter.answers.pop(0)
             if answer.fenced:
-                raise Ending("control gave this sandbox to a newer start")
+                raise Fenced("control gave this sandbox to another runner")
             if answer.phase == "assign":
                 self._assignment = answer.body
                 self._assign()
@@ -350,6 +383,8 @@ class Holder:
             self.phase = "ready"
             self._tell_gate()
             self._marks.add("ready")
+            if self._place is not None:
+                os.close(self._place)  # the next one's
             self.reporter.send("ready", boot_ms=self._marks.steps)
         if not events or b"R" in events:
             self._unwatch(self.sandbox.pipes.event_fd)
@@ -380,14 +415,13 @@ class Holder:
 
     # -- the end -----------------------------------------------------------------------------
 
-    def end(self, reason: str) -> int:
+    def end(self, reason: str, code: int) -> int:
         """Take down what is up, in order, say why, and return the exit code."""
         cgroup.kill(self.job.sandbox_id)
         _reap()
         if hasattr(self, "sandbox"):
             self.sandbox.unmount()
         network.release(self._runner.slot)
-        code = 1 if reason else 0
         self._runner.end(reason, code, self.phase, getattr(self, "reporter", None))
         return code
 
@@ -410,11 +444,13 @@ def hold(runner: Runner) -> int:
     try:
         holder.boot(woken)
         holder.serve()
+    except Fenced as fenced:
+        return holder.end(str(fenced), record.FENCED_CODE)
     except Ending as ending:
-        return holder.end(str(ending))
+        return holder.end(str(ending), 1 if str(ending) else 0)
     except (boot.BootError, disk.DiskError, FetchError, OSError) as error:
         sys.stderr.write(f"runner: {error!r}\n")
-        return holder.end(str(error))
+        return holder.end(str(error), 1)
 
 
 def _reap() -> None:

@@ -8,6 +8,7 @@ without elements passes nothing, which is how every sandbox is born.
 
 from __future__ import annotations
 
+import _socket
 import os
 
 from jobs.runner import locks, spawn
@@ -128,12 +129,21 @@ def take_slot() -> Slot:
         fd = lock_slot(number)
         if fd is None:
             continue
-        if os.path.exists(f"/sys/class/net/yv{number}"):
+        if has_link(f"yv{number}"):
             os.close(fd)  # the link of a sandbox that has just died; the kernel removes it soon
             continue
         os.ftruncate(fd, 0)
         return Slot(number, fd)
     raise OSError(f"all {SLOTS} sandbox slots of this host are taken")
+
+
+def has_link(name: str) -> bool:
+    """Tell whether this network namespace has a link; ``/sys`` may show those of another one."""
+    try:
+        _socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def lock_slot(number: int) -> int | None:

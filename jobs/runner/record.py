@@ -10,6 +10,9 @@ import json
 import os
 import time
 
+# The exit code of a runner whose sandbox control gave to another one.
+FENCED_CODE = 3
+
 
 class Job:
     """One start of one sandbox, as the scheduler placed it; no secret is in it.

@@ -5,15 +5,16 @@ Everything has a number in its name, so that several clusters fit on one machine
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.runner.network import has_link
 from tests.cluster.errors import ClusterError
 from traefik.process import is_free
 
 _CONF = Path("/proc/sys/net/ipv4/conf")
-_LINKS = Path("/sys/class/net")
 _NUMBERS = 16
 _FIRST_PORT = 19878
 
@@ -53,7 +54,7 @@ class Network:
         return f"{self.bridge}-{host}"
 
     def exists(self) -> bool:
-        return (_LINKS / self.bridge).exists()
+        return has_link(self.bridge)
 
     def make(self, entrance: str) -> None:
         """Make rules and forwarding; the bridge is there from ``reserve``.
@@ -105,7 +106,7 @@ class Network:
 
     def unplug(self, host: str) -> None:
         """Take a host's link away, both ends at once; without one there is nothing to do."""
-        if (_LINKS / self.link(host)).exists():
+        if has_link(self.link(host)):
             _run(["ip", "link", "del", self.link(host)])
 
     def remove(self) -> None:
@@ -152,7 +153,7 @@ def forwarding() -> dict[str, str]:
 
 def restore_forwarding(before: dict[str, str]) -> None:
     """Write back what ``forwarding`` read, unless sandboxes here or another cluster need it now."""
-    used = any(path.name.startswith("yv") for path in _LINKS.iterdir())
+    used = any(name.startswith("yv") for _, name in socket.if_nameindex())
     if used or any(Network(number).exists() for number in range(_NUMBERS)):
         return
     for name, value in before.items():

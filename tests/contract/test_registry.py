@@ -166,7 +166,7 @@ def test_two_runners_fetch_a_missing_image_once(
         rig.until(name, "ready")
         phases = rig.control.phases(name)
         assert phases[0] == "assign"
-        assert "fetching" in phases
+        assert "waiting" in phases
     assert has(rig, source, image)
     downloads = registry.requests("GET /v2/yurt/snapshots/blobs/")
     # Each layer once, the configuration by the look before and by the download.
@@ -180,8 +180,8 @@ def test_two_runners_fetch_a_missing_image_once(
 def test_a_fetch_is_told_of_until_it_is_done(rig: Rig, image: Image, registry: Registry) -> None:
     registry.pause()
     process = rig.start(A, image_id=image.id)
-    rig.until(A, "fetching", 3)
-    messages = [r["message"] for r in rig.control.reports if r["phase"] == "fetching"]
+    rig.until(A, "waiting", 3)
+    messages = [r["message"] for r in rig.control.reports if r["phase"] == "waiting"]
     assert image.id in messages[-1]
     registry.go_on()
     rig.until(A, "ready")
@@ -201,7 +201,7 @@ def test_a_runner_can_be_ended_while_it_fetches(
 ) -> None:
     registry.pause()
     process = rig.start(A, image_id=image.id)
-    rig.until(A, "fetching")
+    rig.until(A, "waiting")
     eventually(registry.clients)
     process.terminate()
     assert process.wait(10) == 0

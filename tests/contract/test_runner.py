@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs.runner import cgroup, disk
+from jobs.runner.network import has_link
 from tests.support.runner_rig import NEEDS, Rig, eventually
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def test_whatever_is_killed_takes_everything_with_it(rig: Rig, victim: str) -> N
     process.wait(20)
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [*inside, holder]))
     eventually(lambda: not rig.loops())
-    eventually(lambda: not Path("/sys/class/net/yv0").exists())
+    eventually(lambda: not has_link("yv0"))
     if victim == "holder":
         assert "killed by signal 9" in rig.exit_of(A)["reason"]
     if victim == "first process":
@@ -202,7 +203,7 @@ def test_nothing_leaves_before_the_assignment(rig: Rig) -> None:
     rig.control.release.clear()
     put_listener = Wire(rig, A)
     process = rig.start(A)
-    eventually(lambda: rig.pids(A) and Path("/sys/class/net/yv0").exists())
+    eventually(lambda: rig.pids(A) and has_link("yv0"))
     with put_listener as wire:
         rig.inside(A, f"for i in 1 2 3; do ping -c1 -W1 {wire.address}; done")
         assert wire.reached() == 0

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from jobs.installed import interpreter, link_runner
-from jobs.runner import locks
+from jobs.runner import admission, locks
 from jobs.runner.holder import Holder
+from jobs.runner.network import has_link
 from tests.support.runner_rig import ASSIGNMENT, NEEDS, SUBNET, Rig, eventually
 
 pytestmark = [pytest.mark.contract, *NEEDS]
@@ -73,6 +74,29 @@ def test_a_runner_started_through_the_link_keeps_its_own_directory(rig: Rig) -> 
     gate = f"{real}\0gate"
     eventually(lambda: [line for line in command_lines(process.pid) if gate in line])
     rig.main = real
+    assert rig.stop(A, process)["reason"] == ""
+
+
+def test_a_host_brings_up_a_few_at_a_time_and_says_who_waits(rig: Rig) -> None:
+    taken = list(iter(admission.admit, None))
+    try:
+        process = rig.start(A)
+        rig.until(A, "waiting")
+        assert rig.control.reports[-1]["message"] == "this host brings other sandboxes up first"
+        ended = rig.start(B)
+        rig.until(B, "waiting")
+        ended.terminate()
+        assert ended.wait(10) == 0
+        assert "ready" not in rig.control.phases(A)
+    finally:
+        for place in taken:
+            os.close(place)
+    rig.until(A, "ready")
+    assert len(taken) == admission.places()
+    again = list(iter(admission.admit, None))  # who is up has given its place back
+    for place in again:
+        os.close(place)
+    assert len(again) == len(taken)
     assert rig.stop(A, process)["reason"] == ""
 
 
@@ -196,7 +220,7 @@ def test_a_failed_start_is_reported(rig: Rig, spoil: Any, job: dict[str, Any], s
     assert (ended["code"], ended["phase"]) == (1, "assign")
     assert not rig.loops()
     assert not rig.pids(A)
-    assert not Path("/sys/class/net/yv0").exists()
+    assert not has_link("yv0")
 
 
 def test_a_taken_port_is_reported(rig: Rig) -> None:

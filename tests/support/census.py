@@ -15,9 +15,12 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from jobs.runner.network import has_link
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -41,7 +44,7 @@ def take(data: Path) -> Census:
         "mount": _mounts(pids, str(data)),
         "loop device": _loop_devices(),
         "network namespace": _namespaces(pids),
-        "interface": {path.name for path in Path("/sys/class/net").iterdir()},
+        "interface": {name for _, name in socket.if_nameindex()},
         "packet filter": _packet_filter(),
         "control group": _control_groups(),
         "file": _files(data),
@@ -141,15 +144,11 @@ def _packet_filter() -> set[str]:
         if line.startswith("table"):
             table = line
         # What a link has that is there belongs to a running sandbox, and is counted with it.
-        rest = _ELEMENT.sub(lambda found: "" if _is_link(found[1]) else found[0], line)
+        rest = _ELEMENT.sub(lambda found: "" if has_link(found[1]) else found[0], line)
         rest = rest.replace("elements = ", "").strip(" \t{},")
         if rest:
             lines.add(f"{table} {rest}")
     return lines
-
-
-def _is_link(name: str) -> bool:
-    return Path("/sys/class/net", name).exists()
 
 
 def _control_groups() -> set[str]:

@@ -49,7 +49,7 @@ async def test_a_claim_is_taken_only_from_the_node_of_the_job(rig: Rig) -> None:
     runner = await rig.submitted()
     for key, node in ((OTHER_KEY, "other"), (NODE_KEY, "other"), (OTHER_KEY, "nowhere")):
         head = Head(node, runner.job.sandbox_id, 1, runner.incarnation, 1)
-        for body in (b'{"phase": "assign"}', b'{"phase": "fetching", "message": "x"}'):
+        for body in (b'{"phase": "assign"}', b'{"phase": "waiting", "message": "x"}'):
             answer = await rig.http.post(URL, content=body, headers=seal(key, UP, head, body))
             assert answer.status_code == 403
             assert "preview_token" not in answer.text
@@ -224,7 +224,7 @@ async def test_an_image_that_is_being_fetched_gives_a_start_more_time_and_no_err
     runner = await rig.submitted()
     before = await record(rig, runner)
     for size in ("1", "2"):
-        answer = await runner.report("fetching", message=f"fetching image: {size} of 7 MiB")
+        answer = await runner.report("waiting", message=f"fetching image: {size} of 7 MiB")
         assert (answer.status_code, answer.json()) == (200, {})
     during = await record(rig, runner)
     assert during.changed_at > before.changed_at
@@ -232,10 +232,10 @@ async def test_an_image_that_is_being_fetched_gives_a_start_more_time_and_no_err
     shown = await rig.show(runner.job.sandbox_id)
     assert (shown["state"], shown["errorReason"]) == ("creating", None)
     rival = Runner(rig, runner.job)
-    assert (await rival.report("fetching", message="x")).status_code == 409
+    assert (await rival.report("waiting", message="x")).status_code == 409
     await runner.boot()
     assert (await rig.until(runner.job.sandbox_id, "started"))["errorReason"] is None
-    assert (await runner.report("fetching", message="x")).status_code == 409
+    assert (await runner.report("waiting", message="x")).status_code == 409
 
 
 # -- lost nodes --------------------------------------------------------------------------------

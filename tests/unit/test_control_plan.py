@@ -426,5 +426,5 @@ def test_no_image_is_waited_for_for_ever() -> None:
     for minutes, goes_on in ((14, True), (16, False)):
         now = NOW + timedelta(minutes=minutes)
         head = Head("local", start.id, 1, "f" * 32, 1)
-        later = lifecycle.fetching(start, head, allocation, "3 of 7", now)
+        later = lifecycle.waiting(start, head, allocation, "3 of 7", now)
         assert (later.changed_at == now) is goes_on

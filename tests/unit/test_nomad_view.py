@@ -9,6 +9,7 @@ import pytest
 
 from jobs import nomad_view as view
 from jobs.nomad import NomadSettings
+from jobs.runner.record import FENCED_CODE
 
 pytestmark = pytest.mark.unit
 
@@ -44,6 +45,7 @@ def terminated(code: int, signal: int = 0, **details: str) -> dict[str, Any]:
         ),
         ([{"Type": "Killing"}, terminated(137, 9)], "(signal 9): it did not end in time", 137),
         ([terminated(0, 11)], "the runner was killed (signal 11)", 139),
+        ([terminated(0), terminated(FENCED_CODE)], "its node was restarted", FENCED_CODE),
         ([terminated(-1)], "the runner ended, and Nomad cannot tell how", -1),
         ([{"Type": "Driver Failure", "DriverError": "no python"}], "did not start: no python", 1),
         ([{"Type": "Setup Failure", "DisplayMessage": "no room"}], "did not start: no room", 1),
