@@ -45,8 +45,8 @@ KILL_SECONDS = 30
 
 # The sandbox has a control group of its own; these are the guard and the holder in Nomad's.
 RUNNER_MIB = 64
-# Shares, in Nomad's MHz: enough to be served, so that memory and disk decide who fits.
-_CPU_SHARES = 100
+# Shares, in Nomad's MHz, among runners only: so few that memory and disk decide who fits.
+_CPU_SHARES = 10
 _WORK_MEMORY_MIB, _WORK_MEMORY_MAX_MIB = 64, 1024
 _WORK_DISK_MIB = 10
 # Nomad's smallest reservation.
