@@ -36,7 +36,7 @@ class NodeConfig:
         name: of the node, as the scheduler knows it.
         key: HMAC key between control and this node's runners, hexadecimal.
         subnet: IPv4 network for the links to sandboxes; a /31 each.
-        bundle: directory of the agent bundle; made below the data directory if empty.
+        bundle: directory of the agent bundle; if empty, it is made below the data directory.
         resolvers: IPv4 addresses of name servers.
         never: networks that no sandbox reaches, besides the private ones (a cluster's own).
         registry: where images are fetched from, e.g. ``https://registry.example.com/yurt``.
@@ -63,7 +63,9 @@ def prepare(data: Path, node: NodeConfig, progress: Callable[[str], None]) -> Pa
     for name in _DIRECTORIES:
         (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     runner = install_runner(data)
-    bundle = node.bundle or str(ensure_bundle(data, progress))
+    # One of ours may be of an older version: ``node.json`` is read again at the next time.
+    is_ours = Path(node.bundle).match(f"{data}/lib/agent-*")
+    bundle = node.bundle if node.bundle and not is_ours else str(ensure_bundle(data, progress))
     record.write_whole(str(data / "node.json"), json.dumps(asdict(node) | {"bundle": bundle}))
     run_verb(runner, "prepare-node", {"resolvers": node.resolvers, "never": node.never})
     run_verb(runner, "sweep", {"data": str(data)})

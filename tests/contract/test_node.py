@@ -62,6 +62,17 @@ def test_a_prepared_node_runs_what_is_started_by_its_link(rig: Rig) -> None:
     assert rig.stop(A, process)["reason"] == ""
 
 
+def test_an_agent_of_an_older_version_is_renewed(rig: Rig) -> None:
+    old = rig.data / "lib" / "agent-00000000"
+    (rig.data / "lib" / "agent").rename(old)
+    done = prepare(rig, configuration(rig, bundle=str(old)))
+    assert done.returncode == 0, done.stderr
+    renewed = Path(json.loads((rig.data / "node.json").read_text())["bundle"])
+    assert renewed.parent == old.parent
+    assert renewed != old
+    assert (renewed / "bin" / "python3").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
