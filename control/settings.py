@@ -82,6 +82,20 @@ class Settings(BaseSettings):
     )
     tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM).")
     tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM).")
+    acme_dns: str = Field(
+        default="",
+        description="Instead of a certificate: Traefik's name of the DNS provider by whose records "
+        "`yurt traefik` has certificates made (ACME).",
+    )
+    acme_email: str = Field(default="", description="Who the certificates' maker may write to.")
+    acme_server: str = Field(
+        default="https://acme-v02.api.letsencrypt.org/directory",
+        description="Directory URL of who makes certificates.",
+    )
+    acme_storage: Path | None = Field(
+        default=None,
+        description="File that keeps them, on one machine; default: in the data directory.",
+    )
     allow_plain_http: bool = Field(
         default=False, description="Listen beyond loopback without a certificate."
     )
@@ -190,6 +204,7 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
+        *("tls_cert", "tls_key", "acme_storage"),
         *("nomad_token_file", "nomad_ca", "nomad_cert", "nomad_key"),
         *("consul_token_file", "consul_ca", "consul_cert", "consul_key"),
         mode="before",
@@ -275,11 +290,17 @@ class Settings(BaseSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("YURT_TLS_CERT and YURT_TLS_KEY go together")
         exposed = not all(ipaddress.ip_address(a).is_loopback for a in self.addresses)
-        if exposed and self.tls_cert is None and not self.allow_plain_http:
+        if exposed and not self.has_tls and not self.allow_plain_http:
             raise ValueError(
                 "YURT_LISTEN reaches beyond this machine without a certificate: set YURT_TLS_CERT "
                 "and YURT_TLS_KEY, or YURT_ALLOW_PLAIN_HTTP=1 if that is what you want"
             )
+        if bool(self.acme_dns) != bool(self.acme_email):
+            raise ValueError("YURT_ACME_DNS and YURT_ACME_EMAIL go together")
+        if self.acme_dns and self.tls_cert:
+            raise ValueError("set YURT_TLS_CERT or YURT_ACME_DNS, not both")
+        if self.acme_dns and not self.consul_url:
+            raise ValueError("YURT_ACME_DNS is for `yurt traefik`, which needs YURT_CONSUL_URL")
         return self
 
     @model_validator(mode="after")
@@ -332,6 +353,11 @@ class Settings(BaseSettings):
         return token
 
     @property
+    def has_tls(self) -> bool:
+        """Tell whether clients speak https to Traefik."""
+        return self.tls_cert is not None or bool(self.acme_dns)
+
+    @property
     def is_shared(self) -> bool:
         """Tell whether other controls may work with the same records."""
         return bool(self.database_url)
@@ -364,7 +390,7 @@ class Settings(BaseSettings):
         """The URL that clients use, without a slash at its end."""
         if self.url:
             return self.url
-        scheme = "https" if self.tls_cert else "http"
+        scheme = "https" if self.has_tls else "http"
         port = "" if self.port == _DEFAULT_PORTS[scheme] else f":{self.port}"
         return f"{scheme}://{self.domains[0]}{port}"
 

@@ -71,7 +71,7 @@ class Acme:
     provider: str
     domains: tuple[str, ...]
     storage: Path
-    server: str = "https://acme-v02.api.letsencrypt.org/directory"
+    server: str
 
     @property
     def tls(self) -> dict[str, Any]:

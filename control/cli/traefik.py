@@ -58,7 +58,7 @@ def prepare(settings: Settings, control: tuple[str, ...]) -> list[str]:
     from control.endpoints import consul_settings
     from control.errors import InvalidError
     from traefik import process
-    from traefik.static import Cluster, Front
+    from traefik.static import Acme, Cluster, Front
 
     if not settings.consul_url:
         raise InvalidError("set YURT_CONSUL_URL: Traefik finds the routes of sandboxes there")
@@ -68,5 +68,15 @@ def prepare(settings: Settings, control: tuple[str, ...]) -> list[str]:
     layout = process.Layout(settings.data / "traefik")
     layout.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     front = Front(settings.addresses, settings.port, control, *layout.ports(), certificate)
-    process.lay_out(layout, front, Cluster(consul_settings(settings)))
+    acme = None
+    if settings.acme_dns:
+        host = urlsplit(settings.base_url).hostname or ""
+        acme = Acme(
+            email=settings.acme_email,
+            provider=settings.acme_dns,
+            domains=tuple(dict.fromkeys((*settings.domains, host))),
+            storage=settings.acme_storage or layout.directory / "acme.json",
+            server=settings.acme_server,
+        )
+    process.lay_out(layout, front, Cluster(consul_settings(settings), acme))
     return process.command(layout, settings.port)

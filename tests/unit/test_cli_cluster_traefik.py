@@ -30,6 +30,26 @@ def test_routes_come_from_consul_and_control_is_where_it_was_said_to_be(tmp_path
     assert not any("t0ken" in word for word in command)
 
 
+def test_certificates_are_made_for_the_api_and_for_previews(tmp_path: Path) -> None:
+    settings = Settings(
+        data=tmp_path,
+        consul_url="http://10.0.0.2:8500",
+        listen="0.0.0.0",
+        url="https://api.example.org",
+        domain="previews.example.org",
+        acme_dns="rfc2136",
+        acme_email="root@example.org",
+        acme_storage=tmp_path / "kept.json",
+    )
+    traefik.prepare(settings, ("http://10.0.0.2:9879",))
+    static = yaml.safe_load((tmp_path / "traefik" / "static.yml").read_text())
+    (made,) = static["certificatesResolvers"].values()
+    assert made["acme"]["email"] == "root@example.org"
+    assert made["acme"]["storage"] == str(tmp_path / "kept.json")
+    certified = static["entryPoints"]["web"]["http"]["tls"]["domains"]
+    assert [one["main"] for one in certified] == ["previews.example.org", "api.example.org"]
+
+
 def test_without_consul_there_is_nothing_to_serve(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="YURT_CONSUL_URL"):
         traefik.prepare(Settings(data=tmp_path), ("http://10.0.0.2:9879",))

@@ -125,6 +125,7 @@ def test_certificates_on_demand_cover_each_domain_and_the_names_below_it() -> No
         provider="rfc2136",
         domains=("api.example.com", "previews.example"),
         storage=Path("/acme.json"),
+        server="https://acme.example/directory",
     )
     configuration = cluster_configuration(
         replace(FRONT, certificate=None), Path("/d"), Cluster(CONSUL, acme)
@@ -141,7 +142,7 @@ def test_certificates_on_demand_cover_each_domain_and_the_names_below_it() -> No
             "acme": {
                 "email": "root@example.com",
                 "storage": "/acme.json",
-                "caServer": "https://acme-v02.api.letsencrypt.org/directory",
+                "caServer": "https://acme.example/directory",
                 "dnsChallenge": {"provider": "rfc2136"},
             }
         }
