@@ -108,7 +108,7 @@ class AgentRig:
             "op": "assign",
             "secret": SECRET,
             "sandbox_id": "s" * 26,
-            "env": {},
+            "env": {"HOME": "/nonexistent"},  # login shells read nothing of the tester's
             "user": str(os.getuid()),
             "workdir": "",
             "entrypoint": [],
