@@ -43,7 +43,7 @@ _POSTGRES = Path("/usr/lib/postgresql")
 _KEPT_ALLOCATIONS = 10_000
 _CONNECTIONS = 1000
 # All nodes have the same few cores: memory and disks decide how much fits.
-_CPU_MHZ = 20_000
+_CPU_MHZ = 4_800
 
 
 def require() -> None:
