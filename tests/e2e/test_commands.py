@@ -39,6 +39,17 @@ def client(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def here(server: Server) -> Iterator[Instance]:
+    """An embedded server: the run's, or one of its own beside a server that is elsewhere."""
+    if isinstance(server, Instance):
+        yield server
+        return
+    with Instance.temporary() as own:
+        own.up()
+        yield own
+
+
 @pytest.fixture
 def name(server: Server) -> Iterator[str]:
     """A sandbox made on the command line."""
@@ -51,29 +62,29 @@ def name(server: Server) -> Iterator[str]:
     assert json.loads(removed.stdout) == {"deleted": [name]}
 
 
-def test_up_again_returns_at_once(embedded: Instance) -> None:
+def test_up_again_returns_at_once(here: Instance) -> None:
     begin = time.monotonic()
-    again = embedded.run("up", "-d", "--json")
+    again = here.run("up", "-d", "--json")
     assert time.monotonic() - begin < 3
     assert json.loads(again.stdout)["alreadyUp"] is True
 
 
-def test_up_in_the_foreground_does_not_start_a_second_server(embedded: Instance) -> None:
-    again = embedded.run("up", check=False)
+def test_up_in_the_foreground_does_not_start_a_second_server(here: Instance) -> None:
+    again = here.run("up", check=False)
     assert again.returncode == 1
     assert "it is up already (pid " in again.stdout
 
 
-def test_a_taken_port_is_told_with_who_holds_it(embedded: Instance, tmp_path: Path) -> None:
-    other = Instance(tmp_path / "data", embedded.port)
+def test_a_taken_port_is_told_with_who_holds_it(here: Instance, tmp_path: Path) -> None:
+    other = Instance(tmp_path / "data", here.port)
     refused = other.run("up", "-d", check=False)
     assert refused.returncode == 1
-    assert f"port 127.0.0.1:{embedded.port}: taken by traefik (pid " in refused.stdout
+    assert f"port 127.0.0.1:{here.port}: taken by traefik (pid " in refused.stdout
     assert not other.data.exists()
 
 
-def test_doctor_finds_nothing_to_complain_of_where_it_works(embedded: Instance) -> None:
-    examined = embedded.run("doctor", "--json")
+def test_doctor_finds_nothing_to_complain_of_where_it_works(here: Instance) -> None:
+    examined = here.run("doctor", "--json")
     checks: list[dict[str, Any]] = json.loads(examined.stdout)
     assert all(check["verdict"] != "fail" for check in checks)
     assert checks[-1]["found"].startswith("up (pid ")

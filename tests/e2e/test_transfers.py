@@ -6,6 +6,7 @@ import json
 import os
 from http.client import HTTPConnection, IncompleteRead
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -32,9 +33,10 @@ def test_no_download_is_cut_because_its_answer_came_too_soon(
         "Authorization": f"Bearer {server.key}",
         "Content-Type": "application/json",
     }
+    host = urlsplit(server.base_url).netloc
     cut = 0
     for _ in range(DOWNLOADS):
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection = HTTPConnection(host, timeout=20)
         try:
             connection.request("POST", f"/toolbox/{sandbox.id}/files/bulk-download", body, headers)
             cut += len(connection.getresponse().read()) < 100_000

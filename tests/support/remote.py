@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class Server(Protocol):
@@ -19,10 +16,6 @@ class Server(Protocol):
     @property
     def key(self) -> str:
         """A key of its API."""
-
-    @property
-    def port(self) -> int:
-        """The TCP port of its URL."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -44,11 +37,6 @@ class Remote:
     @property
     def base_url(self) -> str:
         return self.url.rstrip("/").removesuffix("/api")
-
-    @property
-    def port(self) -> int:
-        parts = urlsplit(self.url)
-        return parts.port or _PORTS[parts.scheme]
 
     @property
     def variables(self) -> dict[str, str]:
