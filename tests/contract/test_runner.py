@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs.runner import cgroup, disk
-from jobs.runner.network import has_link
 from tests.support.runner_rig import NEEDS, Rig, eventually
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def test_whatever_is_killed_takes_everything_with_it(rig: Rig, victim: str) -> N
     process.wait(20)
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [*inside, holder]))
     eventually(lambda: not rig.loops())
-    eventually(lambda: not has_link("yv0"))
+    eventually(lambda: not rig.links())
     if victim == "holder":
         assert "killed by signal 9" in rig.exit_of(A)["reason"]
     if victim == "first process":
@@ -203,7 +202,7 @@ def test_nothing_leaves_before_the_assignment(rig: Rig) -> None:
     rig.control.release.clear()
     put_listener = Wire(rig, A)
     process = rig.start(A)
-    eventually(lambda: rig.pids(A) and has_link("yv0"))
+    eventually(lambda: rig.pids(A) and rig.links())
     with put_listener as wire:
         rig.inside(A, f"for i in 1 2 3; do ping -c1 -W1 {wire.address}; done")
         assert wire.reached() == 0
@@ -342,7 +341,7 @@ def test_a_sandbox_starts_where_somebody_took_the_node_s_rules_away(rig: Rig) ->
     process = rig.start(A)
     rig.until(A, "ready")
     listed = subprocess.run(
-        ["nft", "list", "table", "inet", "yurt"], capture_output=True, check=True
+        ["nft", "list", "table", "inet", "yurt"], capture_output=True, text=True, check=True
     )
-    assert b'"yv0" . 10.201.0.1' in listed.stdout
+    assert f'"{rig.links()[0]}" . 10.201.0.' in listed.stdout
     assert rig.stop(A, process)["reason"] == ""

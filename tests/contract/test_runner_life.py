@@ -16,7 +16,6 @@ import pytest
 from jobs.installed import interpreter, link_runner
 from jobs.runner import admission, locks
 from jobs.runner.holder import Holder
-from jobs.runner.network import has_link
 from tests.support.runner_rig import ASSIGNMENT, NEEDS, SUBNET, Rig, eventually
 
 pytestmark = [pytest.mark.contract, *NEEDS]
@@ -220,7 +219,7 @@ def test_a_failed_start_is_reported(rig: Rig, spoil: Any, job: dict[str, Any], s
     assert (ended["code"], ended["phase"]) == (1, "assign")
     assert not rig.loops()
     assert not rig.pids(A)
-    assert not has_link("yv0")
+    assert not rig.links()
 
 
 def test_a_taken_port_is_reported(rig: Rig) -> None:

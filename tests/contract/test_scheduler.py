@@ -15,7 +15,6 @@ import pytest
 from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
 from jobs.local import NODE, LocalScheduler, NodeSettings, run_directories, teardown
 from jobs.runner import cgroup, locks
-from jobs.runner.network import has_link
 from jobs.scheduler import Allocation, Job
 from tests.support.runner_rig import KEY, NEEDS, SUBNET, Rig, eventually
 
@@ -278,4 +277,4 @@ async def test_teardown_leaves_no_runner_rule_or_group(rig: Rig) -> None:
     await teardown(rig.data)
     assert not rig.loops()
     assert not cgroup.directories(A)
-    assert not has_link("yv0")
+    assert not rig.links()

@@ -134,12 +134,17 @@ class FakeControl:
         return [r["phase"] for r in self.reports if r["sandbox"] == sandbox_id]
 
 
+def _links() -> set[str]:
+    return {name for _, name in socket.if_nameindex() if name.startswith("yv")}
+
+
 class Rig:
     """A data directory on which runners are started."""
 
     def __init__(self, data: Path, prefix: Sequence[str] = ()) -> None:
         """Prepare it; ``prefix`` are words before each command, to run it somewhere else."""
         self.data, self.prefix = data, prefix
+        self._links_before = _links()
         for name in ("run/sandboxes", "disks", "images/layers", "lib"):
             (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
@@ -277,6 +282,10 @@ class Rig:
             except OSError:
                 continue  # cleared while it was read
         return found
+
+    def links(self) -> list[str]:
+        """List the links of sandboxes that this host got since the rig was made."""
+        return sorted(_links() - self._links_before)
 
     def init_pid(self, sandbox_id: str) -> int:
         """Return the host pid of the sandbox's first process."""
