@@ -67,7 +67,7 @@ def prepare(data: Path, node: NodeConfig, progress: Callable[[str], None]) -> Pa
     is_ours = Path(node.bundle).match(f"{data}/lib/agent-*")
     bundle = node.bundle if node.bundle and not is_ours else str(ensure_bundle(data, progress))
     record.write_whole(str(data / "node.json"), json.dumps(asdict(node) | {"bundle": bundle}))
-    run_verb(runner, "prepare-node", {"resolvers": node.resolvers, "never": node.never})
+    run_verb(runner, "prepare-node", {})
     run_verb(runner, "sweep", {"data": str(data)})
     link_runner(runner)
     return runner

@@ -67,16 +67,13 @@ def private_mounts(data: str) -> str:
 class Sandbox:
     """A sandbox on its way up or running; owns every kernel object that it consists of."""
 
-    def __init__(
-        self, job: record.Job, node: record.Node, slot: network.Slot, scratch: str, marks: Marks
-    ) -> None:
+    def __init__(self, job: record.Job, slot: network.Slot, scratch: str, marks: Marks) -> None:
         """Make its namespaces and its link, which nothing passes yet."""
         self.job, self.slot, self.scratch, self._marks = job, slot, scratch, marks
         self._mounted: list[str] = []
         closing = network.begin_rules(network.close_rules(slot))
         self.owner = rootfs.Owner(slot.uid_base)
-        rules = network.node_rules(node.resolvers, node.never)
-        network.finish_closing(closing, slot, rules)
+        network.finish_closing(closing, slot)
         network.connect(slot, self.owner.pid)
         self._host_network_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pipes = Pipes()

@@ -84,7 +84,7 @@ class Holder:
         job = self.job
         self.node = record.read_node(job.data)
         self._runner.slot.settle(self.node.subnet)
-        self.sandbox = boot.Sandbox(job, self.node, self._runner.slot, self._scratch, self._marks)
+        self.sandbox = boot.Sandbox(job, self._runner.slot, self._scratch, self._marks)
         self.head = self._runner.head(self.node)
         self.reporter = self._runner.report(self.node)  # a thread: no fork of ours after this
         self._watch(signal_fd, self._stop)
@@ -234,7 +234,11 @@ class Holder:
     def _policy_rules(self) -> str:
         policy = self._assignment["network"]
         return network.policy_rules(
-            self._runner.slot, block_all=policy["block_all"], allow=policy["allow"]
+            self._runner.slot,
+            block_all=policy["block_all"],
+            allow=policy["allow"],
+            resolvers=self.node.resolvers,
+            never=self.node.never,
         )
 
     def _send_to_agent(self, order: dict[str, Any]) -> bool:

@@ -2,8 +2,9 @@
 
 A slot is a small number that a running sandbox owns on its host, whichever data directory it
 belongs to. From it follow the interface ``yv<slot>``, a /31 of the subnet, and 65,536 host ids.
-All policy is in one static nftables table; a sandbox adds elements and one chain of its own. A link
-without elements passes nothing, which is how every sandbox is born.
+What is the same for all is in one static nftables table, whichever installation made it; a sandbox
+adds elements and one chain of its own. A link without elements passes nothing, which is how every
+sandbox is born.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ _FIRST_GATE_UID = 0x0F000000
 # Never reached from a sandbox unless it is allowed by name (IANA special-purpose registries:
 # this host, private, shared, loopback, link-local with cloud metadata, multicast and reserved),
 # and the metadata service that Azure has on a public address.
+_AZURE = "168.63.129.16"
 _NEVER = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
-    "168.63.129.16/32",
+    f"{_AZURE}/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
@@ -39,8 +41,7 @@ _RULES = """
 table inet yurt {
   set sandboxes { typeof iifname . ip saddr; }
   set never { type ipv4_addr; flags interval; auto-merge; }
-  set resolvers { type ipv4_addr; }
-  map limited { type ifname : verdict; }
+  map policies { type ifname : verdict; }
   chain forwarded { type filter hook forward priority 0; policy accept; }
   chain from_sandbox { }
   chain received { type filter hook input priority 0; policy accept; }
@@ -53,7 +54,6 @@ flush chain inet yurt received
 flush chain inet yurt sent
 flush chain inet yurt translated
 flush set inet yurt never
-flush set inet yurt resolvers
 table inet yurt {
   chain forwarded {
     oifname "yv*" ct state established,related accept
@@ -64,9 +64,7 @@ table inet yurt {
     meta nfproto ipv6 drop
     iifname . ip saddr != @sandboxes drop
     ip daddr 169.254.0.0/16 drop
-    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
-    ip daddr 168.63.129.16 drop
-    iifname vmap @limited
+    iifname vmap @policies
     ip daddr @never drop
     accept
   }
@@ -151,21 +149,12 @@ def lock_slot(number: int) -> int | None:
     return locks.take(f"{SLOTS_DIRECTORY}/{number}")
 
 
-def node_rules(resolvers: list[str], never: list[str]) -> str:
-    """Render the node's table; applied again it renews the rules and keeps every sandbox's own.
-
-    Args:
-        resolvers: addresses that every sandbox may ask on port 53.
-        never: networks that no sandbox reaches, besides the private ones (a cluster's own).
-    """
+def node_rules() -> str:
+    """Render the host's table; applied again it renews the rules and keeps every sandbox's own."""
     gates = f"{_FIRST_GATE_UID}-{_FIRST_GATE_UID + SLOTS - 1}"  # a gate never calls out by itself
-    rules = (
-        _RULES.replace("GATES", gates)
-        + f"add element inet yurt never {{ {', '.join([*_NEVER, *never])} }}\n"
+    return (
+        _RULES.replace("GATES", gates) + f"add element inet yurt never {{ {', '.join(_NEVER)} }}\n"
     )
-    if resolvers:
-        rules += f"add element inet yurt resolvers {{ {', '.join(resolvers)} }}\n"
-    return rules
 
 
 def close_rules(slot: Slot) -> str:
@@ -174,42 +163,55 @@ def close_rules(slot: Slot) -> str:
     Each element is added first, because deleting what is missing would fail the transaction.
     """
     pair = f'{{ "{slot.interface}" . {slot.address} }}'
-    chain = f"allow{slot.number}"
-    limit = f'{{ "{slot.interface}" : jump {chain} }}'
+    chain = f"policy{slot.number}"
+    jump = f'{{ "{slot.interface}" : jump {chain} }}'
     return (
         f"add element inet yurt sandboxes {pair}\n"
         f"delete element inet yurt sandboxes {pair}\n"
         f"add chain inet yurt {chain}\n"
         f"flush chain inet yurt {chain}\n"
-        f"add element inet yurt limited {limit}\n"
-        f"delete element inet yurt limited {limit}\n"
+        f"add element inet yurt policies {jump}\n"
+        f"delete element inet yurt policies {jump}\n"
     )
 
 
 def remove_rules(slot: Slot) -> str:
     """Render the commands that leave nothing of the slot in the table."""
-    return close_rules(slot) + f"delete chain inet yurt allow{slot.number}\n"
+    return close_rules(slot) + f"delete chain inet yurt policy{slot.number}\n"
 
 
-def policy_rules(slot: Slot, *, block_all: bool, allow: list[str]) -> str:
+def policy_rules(
+    slot: Slot, *, block_all: bool, allow: list[str], resolvers: list[str], never: list[str]
+) -> str:
     """Render, as one transaction, the change from whatever held before to this policy.
 
     Args:
         slot: whose policy.
         block_all: nothing is reached at all.
         allow: IPv4 networks; when not empty, exactly these are reached, private ones included.
+        resolvers: IPv4 addresses that may be asked on port 53 even so.
+        never: networks that are not reached, besides the private ones (a cluster's own).
     """
     rules = close_rules(slot)
     if block_all:
         return rules
-    chain = f"allow{slot.number}"
+    chain = f"policy{slot.number}"
+    verdicts = []
+    if resolvers:
+        names = "meta l4proto { tcp, udp } th dport 53 accept"
+        verdicts.append(f"ip daddr {{ {', '.join(resolvers)} }} {names}")
     if allow:
-        rules += (
-            f"add rule inet yurt {chain} ip daddr {{ {', '.join(allow)} }} accept\n"
-            f"add rule inet yurt {chain} drop\n"
-            f'add element inet yurt limited {{ "{slot.interface}" : jump {chain} }}\n'
-        )
-    return rules + f'add element inet yurt sandboxes {{ "{slot.interface}" . {slot.address} }}\n'
+        verdicts.append(f"ip daddr {_AZURE} drop")
+        verdicts.append(f"ip daddr {{ {', '.join(allow)} }} accept")
+        verdicts.append("drop")
+    elif never:
+        verdicts.append(f"ip daddr {{ {', '.join(never)} }} drop")
+    return (
+        rules
+        + "".join(f"add rule inet yurt {chain} {verdict}\n" for verdict in verdicts)
+        + f'add element inet yurt policies {{ "{slot.interface}" : jump {chain} }}\n'
+        + f'add element inet yurt sandboxes {{ "{slot.interface}" . {slot.address} }}\n'
+    )
 
 
 def begin_rules(rules: str) -> tuple[int, int]:
@@ -228,19 +230,18 @@ def finish_rules(begun: tuple[int, int]) -> None:
         raise OSError(f"nft: {text}")
 
 
-def finish_closing(begun: tuple[int, int], slot: Slot, node: str) -> None:
-    """Wait for ``close_rules`` to hold; make the node's table first where somebody removed it.
+def finish_closing(begun: tuple[int, int], slot: Slot) -> None:
+    """Wait for ``close_rules`` to hold; make the host's table first where somebody removed it.
 
     Another installation on this host does so when it goes and no sandbox runs.
 
     Args:
         begun: from ``begin_rules``.
         slot: whose rules.
-        node: from ``node_rules``.
     """
     status, _ = spawn.finish(begun)
     if status:
-        finish_rules(begin_rules(node + close_rules(slot)))
+        finish_rules(begin_rules(node_rules() + close_rules(slot)))
 
 
 def release(slot: Slot) -> None:

@@ -11,7 +11,7 @@ import os
 import time
 
 # The exit code of a runner whose sandbox control gave to another one.
-FENCED_CODE = 3
+FENCED_CODE = 75
 
 
 class Job:

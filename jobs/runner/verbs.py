@@ -17,13 +17,13 @@ from jobs.runner import cgroup, disk, images, layers, locks, network, record, sk
 _UNFINISHED = (".new", ".tmp")
 
 
-def prepare_node(*, resolvers: list[str], never: list[str]) -> dict[str, Any]:
+def prepare_node() -> dict[str, Any]:
     """Make what every sandbox of this node relies on; doing it again changes nothing.
 
     Forwarding answers from the uplinks is switched on for these interfaces only.
     """
     cgroup.enable_controllers()
-    network.finish_rules(network.begin_rules(network.node_rules(resolvers, never)))
+    network.finish_rules(network.begin_rules(network.node_rules()))
     return {}
 
 

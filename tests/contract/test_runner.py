@@ -324,7 +324,7 @@ def test_the_caller_s_umask_does_not_reach_the_control_groups(rig: Rig) -> None:
     rig.verb("forget-node")
     before = os.umask(0o077)
     try:
-        rig.verb("prepare-node", resolvers=[], never=[])
+        rig.verb("prepare-node")
         process = rig.start(A)
     finally:
         os.umask(before)

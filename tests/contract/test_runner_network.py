@@ -16,13 +16,15 @@ A = "a" * 26
 def test_no_allow_list_opens_a_cloud_s_metadata_service(rig: Rig) -> None:
     """On a public address; as a name server it is asked all the same, where it is one."""
     plain, metadata = "203.0.113.77", "168.63.129.16"
-    rig.verb("prepare-node", resolvers=[metadata], never=[])
+    rig.configure(resolvers=[metadata])
     rig.control.assignment = {
         **rig.control.assignment,
         "network": {"block_all": False, "allow": [f"{plain}/32", f"{metadata}/32"]},
     }
     process = rig.start(A)
     rig.until(A, "ready")
+    rig.configure(resolvers=[])
+    rig.verb("prepare-node")  # as another installation on this host does, with its own settings
     with namespace("203.0.113.76/31", [f"{plain}/31", metadata]) as outside:
         assert rig.inside(A, f"ping -c1 -W5 {plain}").returncode == 0
         assert rig.inside(A, f"ping -c1 -W1 {metadata}").returncode != 0

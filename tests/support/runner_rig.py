@@ -156,7 +156,7 @@ class Rig:
         self.control = FakeControl(data)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.last_port = 0
-        self.verb("prepare-node", resolvers=[], never=[])
+        self.verb("prepare-node")
 
     def close(self) -> None:
         for process in self.processes:

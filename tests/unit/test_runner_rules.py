@@ -48,7 +48,7 @@ def test_slots_share_no_user_id() -> None:
 
 
 def test_a_blocked_sandbox_has_no_element() -> None:
-    rules = network.policy_rules(SLOT, block_all=True, allow=[])
+    rules = network.policy_rules(SLOT, block_all=True, allow=[], resolvers=["192.0.2.53"], never=[])
     assert rules == network.close_rules(SLOT)
     added = [x for x in rules.splitlines() if x.startswith("add element")]
     deleted = [x for x in rules.splitlines() if x.startswith("delete element")]
@@ -56,16 +56,38 @@ def test_a_blocked_sandbox_has_no_element() -> None:
 
 
 def test_the_open_policy_only_adds_the_address_after_closing() -> None:
-    rules = network.policy_rules(SLOT, block_all=False, allow=[])
+    rules = network.policy_rules(SLOT, block_all=False, allow=[], resolvers=[], never=[])
     opened = rules.removeprefix(network.close_rules(SLOT))
-    assert opened == 'add element inet yurt sandboxes { "yv7" . 10.201.0.15 }\n'
+    assert opened == (
+        'add element inet yurt policies { "yv7" : jump policy7 }\n'
+        'add element inet yurt sandboxes { "yv7" . 10.201.0.15 }\n'
+    )
 
 
 def test_an_allow_list_ends_in_a_drop() -> None:
-    rules = network.policy_rules(SLOT, block_all=False, allow=["203.0.113.0/24", "10.1.2.3/32"])
-    chain = [x for x in rules.splitlines() if x.startswith("add rule inet yurt allow7")]
-    assert chain[-1] == "add rule inet yurt allow7 drop"
-    assert "ip daddr { 203.0.113.0/24, 10.1.2.3/32 } accept" in chain[-2]
+    allow = ["203.0.113.0/24", "10.1.2.3/32"]
+    rules = network.policy_rules(
+        SLOT, block_all=False, allow=allow, resolvers=["192.0.2.53"], never=["198.51.100.0/24"]
+    )
+    assert verdicts(rules) == [
+        "ip daddr { 192.0.2.53 } meta l4proto { tcp, udp } th dport 53 accept",
+        "ip daddr 168.63.129.16 drop",
+        "ip daddr { 203.0.113.0/24, 10.1.2.3/32 } accept",
+        "drop",
+    ]
+
+
+def test_a_node_s_own_networks_are_reached_by_an_allow_list_only() -> None:
+    rules = network.policy_rules(
+        SLOT, block_all=False, allow=[], resolvers=[], never=["198.51.100.0/24"]
+    )
+    assert verdicts(rules) == ["ip daddr { 198.51.100.0/24 } drop"]
+
+
+def verdicts(rules: str) -> list[str]:
+    """The rules of the slot's own chain."""
+    begin = "add rule inet yurt policy7 "
+    return [x.removeprefix(begin) for x in rules.splitlines() if x.startswith(begin)]
 
 
 def configuration() -> dict[str, object]:
