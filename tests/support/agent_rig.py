@@ -108,7 +108,8 @@ class AgentRig:
             "op": "assign",
             "secret": SECRET,
             "sandbox_id": "s" * 26,
-            "env": {"HOME": "/nonexistent"},  # login shells read nothing of the tester's
+            # Login shells read nothing of the tester's; interpreters are where the tests have them.
+            "env": {"HOME": "/nonexistent", "PATH": os.environ["PATH"]},
             "user": str(os.getuid()),
             "workdir": "",
             "entrypoint": [],
