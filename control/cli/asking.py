@@ -37,7 +37,7 @@ class Server:
         self._client = httpx.Client(
             base_url=url,
             headers=headers,
-            verify=tls or ssl.create_default_context(),
+            verify=tls or httpx.create_ssl_context(trust_env=False),
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -102,10 +102,11 @@ def consul(settings: Settings) -> Server:
     return Server("Consul", settings.consul_url, headers, tls=tls)
 
 
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if ca is None and cert is None:
-        return None
-    context = ssl.create_default_context(cafile=ca)
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Believe whom the service believes, so that what is good here is good there."""
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca is not None:
+        context = ssl.create_default_context(cafile=ca)
     if cert is not None:
         context.load_cert_chain(cert, key)
     return context
