@@ -153,7 +153,8 @@ def _packet_filter() -> set[str]:
 
 def _control_groups() -> set[str]:
     roots = [*CGROUPS.glob(NAME), *CGROUPS.glob(f"*/{NAME}")]
-    return {str(path) for root in roots for path in (root, *root.rglob("*")) if path.is_dir()}
+    # What vanishes meanwhile, with its sandbox, is no error to ``walk``.
+    return {path for root in roots for path, _, _ in os.walk(root)}
 
 
 def _files(data: Path) -> set[str]:

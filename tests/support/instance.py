@@ -50,9 +50,9 @@ class Instance:
         """
         parent = Path(tempfile.mkdtemp(prefix="yurt-test-", dir="/var/tmp"))
         instance = cls(parent / "data", free_port(), settings)
-        before = census.take(instance.data)
-        before["file"].discard(str(parent))
         try:
+            before = census.take(instance.data)
+            before["file"].discard(str(parent))
             yield instance
         finally:
             instance.down("--purge")
