@@ -152,7 +152,7 @@ def _static(front: Front, dynamic_directory: Path, tls: dict[str, Any] | None) -
     }
     entry_points: dict[str, Any] = {"internal": internal}
     if front.exposed:
-        entry_points |= {name: {"address": address} for name, address in front.outer.items()}
+        entry_points |= {name: _front(address) for name, address in front.outer.items()}
         web = _web(f"127.0.0.1:{front.web_port}", tls)
         web["proxyProtocol"] = {"trustedIPs": ["127.0.0.1/32"]}
         entry_points["web"] = web
@@ -173,6 +173,17 @@ def _static(front: Front, dynamic_directory: Path, tls: dict[str, Any] | None) -
             "forwardingTimeouts": {"dialTimeout": DIAL, "idleConnTimeout": IDLE_TO_BACKENDS},
         },
     }
+
+
+def _front(address: str) -> dict[str, Any]:
+    """Describe an entry point that passes connections on, and itself answers nothing.
+
+    Until its route is loaded, some milliseconds after it listens, Traefik would serve HTTP here: it
+    would say that nothing is found, and keep the connection for more of that. A deadline in the
+    past ends the connection instead; the route takes it off before anything is read.
+    """
+    transport = {"respondingTimeouts": {"readTimeout": "1ns"}}
+    return {"address": address, "transport": transport}
 
 
 def _web(address: str, tls: dict[str, Any] | None) -> dict[str, Any]:

@@ -331,6 +331,36 @@ async def test_beyond_loopback_one_source_cannot_hold_all_connections(tmp_path: 
                 one.close()
 
 
+async def test_who_comes_before_the_routes_is_sent_away_and_not_told_that_nothing_is_found(
+    tmp_path: Path,
+) -> None:
+    async with Backend("control") as control, httpx.AsyncClient(trust_env=False) as client:
+        front = replace(front_of(control), listen=("0.0.0.0",))
+        with traefik(tmp_path, front) as layout:
+            edge = Edge(front, FileRegistry(layout.dynamic), control, client)
+            await edge.live("/", "control")
+            await client.aclose()
+            file = layout.dynamic / "control.yml"
+            routes = file.read_text()
+            file.write_text("{}")  # as it is until the file has been read
+            deadline = time.monotonic() + 10
+            while await visit(edge.url) is not None:
+                assert time.monotonic() < deadline, "the routes do not go"
+            assert {await visit(edge.url) for _ in range(20)} == {None}
+            file.write_text(routes)
+            while await visit(edge.url) != 200:
+                assert time.monotonic() < deadline, "the routes do not come back"
+
+
+async def visit(url: str) -> int | None:
+    """Ask on a connection of its own; None if that is closed without an answer."""
+    async with httpx.AsyncClient(trust_env=False) as visitor:
+        try:
+            return (await visitor.get(url)).status_code
+        except httpx.TransportError:
+            return None
+
+
 def half_a_request(host: str, port: int) -> socket.socket:
     client = socket.create_connection((host, port))
     # Closing resets, so that nothing lingers in the next test.

@@ -188,7 +188,10 @@ def test_beyond_loopback_a_counting_front_stands_before_the_web_entry_point() ->
     assert front.outer == {"front": "0.0.0.0:443"}
     assert static_configuration(front, Path("/d"))["entryPoints"] == {
         "internal": INTERNAL,
-        "front": {"address": "0.0.0.0:443"},
+        "front": {
+            "address": "0.0.0.0:443",
+            "transport": {"respondingTimeouts": {"readTimeout": "1ns"}},
+        },
         "web": {
             "address": "127.0.0.1:3",
             "asDefault": True,
