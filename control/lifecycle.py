@@ -195,13 +195,16 @@ def waiting(
 ) -> Sandbox:
     """Note what a start waits for, image or turn, and give it more time, up to a bound.
 
-    It claims the generation, too: it waits before there is anything to assign.
+    It claims the generation, too: it waits before there is anything to assign. A report that
+    comes after the end of the wait, as others have been faster to tell of that, changes nothing.
 
     Raises:
         ConflictError: the generation is over, or another runner has it.
         ForbiddenError: it was placed on another node, or the report was seen before.
         UnavailableError: the scheduler does not say yet where it was placed.
     """
+    if sandbox.state not in STARTING_STATES:
+        return _reported(_own(sandbox, head), head)
     sandbox = _claimed(sandbox, head, allocation)
     goes_on = now < sandbox.last_activity_at + MOST_WAITING
     return replace(
