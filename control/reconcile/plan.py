@@ -116,6 +116,9 @@ class Purge:
     """Remove the record."""
 
 
+# Its runner was told to end, and not by us.
+_UNASKED = "the scheduler ended it: its node was lost for a while, or drained; start it again"
+
 _WITH_RUNNER = LIVE_STATES | {State.STOPPING, State.DESTROYING}
 
 Action = (
@@ -264,7 +267,7 @@ def _late(sandbox: Sandbox, limits: Limits) -> str:
 def _end_of_start(sandbox: Sandbox, allocation: Allocation) -> Failed | Stopped:
     phase, reason = _last_word(sandbox, allocation)
     if phase in {"ready", "stopping"}:
-        return Stopped(reason or "the sandbox ended")
+        return Stopped(reason or _UNASKED)
     return Failed(reason or "the sandbox ended while it was starting")
 
 
@@ -291,7 +294,7 @@ def _started(sandbox: Sandbox, seen: Seen, limits: Limits) -> Step:
     if allocation is None or allocation.generation != sandbox.run.generation:
         return _do(Stopped(sandbox.run.exit_reason or "the sandbox's runner is gone"))
     if not allocation.running:
-        return _do(Stopped(_last_word(sandbox, allocation)[1] or "the sandbox ended"))
+        return _do(Stopped(_last_word(sandbox, allocation)[1] or _UNASKED))
     wait = limits.ask_lost if _is_lost(allocation) else None
     if _is_lost(allocation) and seen.gate_phase is None:
         if sandbox.state is State.UNKNOWN:

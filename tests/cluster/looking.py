@@ -44,6 +44,15 @@ def place(cluster: Cluster, sandbox_id: str) -> Place:
     return Place(found["ID"], found["NodeName"], network["IP"], port["Value"])
 
 
+def is_heard(cluster: Cluster, sandbox_id: str) -> bool:
+    """Tell whether Nomad's server has heard that the sandbox runs, which takes it a second.
+
+    Until then it takes what is on a node that goes down for lost, and places it anew.
+    """
+    listed = ask(f"{cluster.nomad_url}/v1/job/yurt-{sandbox_id}/allocations") or []
+    return [one["ClientStatus"] for one in listed] == ["running"]
+
+
 def node(cluster: Cluster, sandbox_id: str) -> Host:
     """Find the host that a sandbox is on."""
     name = place(cluster, sandbox_id).node

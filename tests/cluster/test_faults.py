@@ -111,6 +111,8 @@ class Faults:
         for one in hit:
             one.sandbox.start()
             one.begin()
+            known = partial(looking.is_heard, self.cluster, one.sandbox.id)
+            eventually(known, f"Nomad to hear of {one.sandbox.id}")
         with ThreadPoolExecutor(8) as pool:
             paused = max(pool.map(lambda one: one.longest_pause(begin), others))
             list(pool.map(Counter.expect_one_run_at_a_time, self.counters))

@@ -160,6 +160,16 @@ def test_a_word_that_was_reported_counts_where_the_scheduler_has_none() -> None:
     assert action(record(State.STARTED, run=run), Seen(known)) == p.Stopped("full")
 
 
+def test_an_end_that_nobody_asked_for_is_the_scheduler_s() -> None:
+    """Its runner was told to end, and knows of no other reason."""
+    (stopped,) = {
+        action(record(state), Seen(ended("", "stopping"), OURS))
+        for state in (State.STARTING, State.STARTED, State.UNKNOWN)
+    }
+    assert isinstance(stopped, p.Stopped)
+    assert stopped.reason.startswith("the scheduler ended it")
+
+
 def test_a_lost_node_s_sandbox_that_answers_itself_is_left_started() -> None:
     answers = Seen(lost(), OURS, "ready")
     assert plan(record(State.STARTED), answers, LATE, LIMITS) == Step(wait=LIMITS.ask_lost)
