@@ -319,10 +319,11 @@ async def test_beyond_loopback_one_source_cannot_hold_all_connections(tmp_path: 
             await edge.live("/", "control")
             assert (await edge.get("/")).json()["headers"]["x-forwarded-for"] == "127.0.0.1"
             await client.aclose()
-            half_sent = [half_a_request("127.0.0.1", front.port) for _ in range(5)]
-            await asyncio.sleep(0.3)
-            with pytest.raises(httpx.TransportError):
-                await asyncio.to_thread(httpx.get, edge.url, trust_env=False)
+            half_sent: list[socket.socket] = []
+            # One that was just closed still counts for a moment, and takes the place of another.
+            while await visit(edge.url) is not None:
+                assert len(half_sent) < 10, "one source has more connections than it may have"
+                half_sent.append(half_a_request("127.0.0.1", front.port))
             async with httpx.AsyncClient(
                 trust_env=False, transport=httpx.AsyncHTTPTransport(local_address="127.0.0.2")
             ) as other:
