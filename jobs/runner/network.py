@@ -19,10 +19,10 @@ SLOTS = 4096
 _FIRST_SANDBOX_UID = 0x10000000
 _FIRST_GATE_UID = 0x0F000000
 
-# Never reached from a sandbox unless it is allowed by name (IANA special-purpose registries:
-# this host, private, shared, loopback, link-local with cloud metadata, multicast and reserved),
-# and the metadata service that Azure has on a public address.
+# The metadata service of Azure, on a public address: never reached, also if it is allowed by name.
 _AZURE = "168.63.129.16"
+# Never reached from a sandbox unless it is allowed by name (IANA special-purpose registries:
+# this host, private, shared, loopback, link-local with cloud metadata, multicast and reserved).
 _NEVER = (
     "0.0.0.0/8",
     "10.0.0.0/8",
