@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +23,7 @@ from tenacity import (
 )
 
 from control.errors import ConflictError, NoCapacityError, UnavailableError
+from jobs.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -99,7 +99,9 @@ class Wire:
             params["region"] = settings.region
         return httpx.AsyncClient(
             base_url=f"{self._url}/v1",
-            verify=_context(settings) if self._url.startswith("https:") else False,
+            verify=client_context("NOMAD", settings.ca, settings.cert, settings.key)
+            if self._url.startswith("https:")
+            else False,
             headers={"X-Nomad-Token": settings.token} if settings.token else {},
             params=params,
             timeout=httpx.Timeout(_WAIT_SECONDS * 17 / 16 + 5, connect=_CONNECT_SECONDS),
@@ -311,18 +313,3 @@ class Wire:
         # A client's certificate is refused without a word, after the handshake.
         shown = ", YURT_NOMAD_CERT and YURT_NOMAD_KEY" if self._url.startswith("https:") else ""
         return PassingError(f"{words}; check YURT_NOMAD_URL{shown}")
-
-
-def _context(settings: NomadSettings) -> ssl.SSLContext:
-    try:
-        context = httpx.create_ssl_context(trust_env=False)
-        if settings.ca:
-            context = ssl.create_default_context(cafile=str(settings.ca))
-        if settings.cert:
-            context.load_cert_chain(settings.cert, settings.key)
-    except OSError as error:
-        raise UnavailableError(
-            f"YURT_NOMAD_CA, YURT_NOMAD_CERT and YURT_NOMAD_KEY do not hold what they should:"
-            f" {error}"
-        ) from error
-    return context

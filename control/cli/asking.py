@@ -5,15 +5,15 @@ What places jobs and keeps routes is in ``jobs`` and ``traefik``; this only look
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from control.errors import NotFoundError, UnavailableError
+from jobs.tls import client_context
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import ssl
 
     from control.settings import Settings
 
@@ -89,7 +89,7 @@ class Server:
 def nomad(settings: Settings, url: str = "") -> Server:
     """Ask Nomad as the settings say, or one of its agents by its URL."""
     token = settings.token("NOMAD")
-    tls = _tls(settings.nomad_ca, settings.nomad_cert, settings.nomad_key)
+    tls = client_context("NOMAD", settings.nomad_ca, settings.nomad_cert, settings.nomad_key)
     headers = {"X-Nomad-Token": token} if token else {}
     return Server("Nomad", url or settings.nomad_url, headers, tls=tls)
 
@@ -97,16 +97,6 @@ def nomad(settings: Settings, url: str = "") -> Server:
 def consul(settings: Settings) -> Server:
     """Ask Consul as the settings say."""
     token = settings.token("CONSUL")
-    tls = _tls(settings.consul_ca, settings.consul_cert, settings.consul_key)
+    tls = client_context("CONSUL", settings.consul_ca, settings.consul_cert, settings.consul_key)
     headers = {"X-Consul-Token": token} if token else {}
     return Server("Consul", settings.consul_url, headers, tls=tls)
-
-
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Believe whom the service believes, so that what is good here is good there."""
-    context = httpx.create_ssl_context(trust_env=False)
-    if ca is not None:
-        context = ssl.create_default_context(cafile=ca)
-    if cert is not None:
-        context.load_cert_chain(cert, key)
-    return context
