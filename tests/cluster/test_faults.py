@@ -73,7 +73,7 @@ class Row:
 @pytest.fixture(scope="module")
 def counters(api: Api) -> Iterator[list[Counter]]:
     """Thirty sandboxes that count."""
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8) as pool, contextlib.ExitStack() as stack:
         made = list(pool.map(lambda _: api.create(**SMALL), range(SANDBOXES)))
         stack.callback(lambda: list(pool.map(lambda one: one.delete(), made)))
         found = [Counter(sandbox) for sandbox in made]
