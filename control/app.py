@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Self
 
 from fastapi import FastAPI
 
-from control.api import envelope, internal, keys, previews, public, sandboxes, snapshots
+from control.api import (
+    envelope,
+    internal,
+    keys,
+    organizations,
+    previews,
+    public,
+    sandboxes,
+    snapshots,
+)
 from control.assignments import assignment
 from control.edge import Edge
 from control.errors import UnavailableError
@@ -20,6 +29,7 @@ from control.forward import Forwarder
 from control.front import Front
 from control.keys import KeyRing
 from control.nodes import Nodes
+from control.organizations import Organizations
 from control.reconcile.apply import World
 from control.reconcile.lease import Leader
 from control.reconcile.loop import Reconciler
@@ -51,6 +61,7 @@ _ROUTERS = (
     previews.router,
     sandboxes.router,
     keys.router,
+    organizations.router,
     snapshots.router,
     public.router,
     internal.router,
@@ -120,7 +131,8 @@ class Control:
         return Service(
             settings=settings,
             store=store,
-            sandboxes=Sandboxes(store, self.records, settings, self.wake, now),
+            sandboxes=lambda owner: Sandboxes(owner, store, self.records, settings, self.wake, now),
+            organizations=Organizations(store, self._keys, now),
             keys=self._keys,
             reports=Reports(
                 self.records,
@@ -142,7 +154,7 @@ class Control:
         """Write a sandbox's assignment with the keys of now."""
         if self._settings.is_shared:
             await self._keys.refresh()
-        return assignment(sandbox, self._keys.all(), now())
+        return assignment(sandbox, self._keys.of(sandbox.organization_id), now())
 
     async def __aenter__(self) -> Self:
         """Read the keys."""

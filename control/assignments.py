@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def assignment(sandbox: Sandbox, keys: Iterable[ApiKey], now: datetime) -> dict[str, Any]:
     """Write a sandbox's assignment: with it, its gate decides alone who may enter.
 
-    A toolbox runs commands, so a key must be allowed to change sandboxes. ``keys`` must be at
-    least as new as the record: an older one could bring back a key that was called back.
+    A toolbox runs commands, so a key must be allowed to change sandboxes, and be of the same
+    organisation, whatever else is in ``keys``. They must be at least as new as the record: an
+    older one could bring back a key that was called back.
     """
     secrets = sandbox.secrets
     return {
@@ -27,6 +28,7 @@ def assignment(sandbox: Sandbox, keys: Iterable[ApiKey], now: datetime) -> dict[
             {"hash": key.hash, "expires_at": key.expires_at and key.expires_at.timestamp()}
             for key in keys
             if Permission.WRITE_SANDBOXES in key.permissions
+            and key.organization_id == sandbox.organization_id
         ],
         "preview_token": secrets.preview_token,
         "signing_key": secrets.signing_key,

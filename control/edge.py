@@ -65,7 +65,7 @@ class Edge:
         try:
             sandbox = await self._awake(sandbox_id)
             if sandbox is None or not _is_up(sandbox):
-                self._authorise(scope, sandbox)
+                self._authorise(scope, sandbox, sandbox_id)
             if sandbox is None:
                 raise not_found(sandbox_id)
             if sandbox.state in STARTING_STATES:
@@ -101,11 +101,12 @@ class Edge:
             )
         return None if sandbox is None or sandbox.state is State.DESTROYED else sandbox
 
-    def _authorise(self, scope: Scope, sandbox: Sandbox | None) -> None:
-        """Require what the gate would require; unknown ids look like those of others.
+    def _authorise(self, scope: Scope, sandbox: Sandbox | None, sandbox_id: SandboxId) -> None:
+        """Require what the gate would require; sandboxes of others look like unknown ones.
 
         Raises:
-            UnauthenticatedError: no credential for this sandbox.
+            UnauthenticatedError: no credential for any sandbox.
+            NotFoundError: one for another organisation's.
         """
         token = sandbox.secrets.preview_token if sandbox else ""
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -120,6 +121,8 @@ class Edge:
             require(key, Permission.WRITE_SANDBOXES)
         except ForbiddenError as error:
             raise UnauthenticatedError(str(error)) from error
+        if sandbox is not None and key.organization_id != sandbox.organization_id:
+            raise not_found(sandbox_id)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, sandbox: Sandbox) -> None:
         route = await self._routes.find(sandbox.id, sandbox.run.generation)

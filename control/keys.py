@@ -1,4 +1,4 @@
-"""API keys: who is asking, and what they may do.
+"""API keys: who is asking, for which organisation, and what they may do.
 
 All keys are in memory, so a request costs no read; every change of this process goes through here.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from control.errors import ForbiddenError, InvalidError, NotFoundError, UnauthenticatedError
-from control.model import ApiKey, Permission
+from control.model import ORGANIZATION, ApiKey, Permission
 from control.vault import new_api_key
 
 if TYPE_CHECKING:
@@ -52,23 +52,25 @@ class KeyRing:
     async def load(self, first_key: str) -> None:
         """Read all keys, and make sure that the installation's first key is among them."""
         await self.refresh()
-        known = self._find(FIRST)
+        known = self._find(ORGANIZATION, FIRST)
         if known is not None and hmac.compare_digest(known.hash, hash_of(first_key)):
             return
         if known is not None:
             await self._drop(known)
-        await self._add(self._described(FIRST, first_key, frozenset(Permission), None))
+        await self._add(self.described(ORGANIZATION, FIRST, first_key))
 
     async def refresh(self) -> None:
         """Read all keys: another control may have changed them."""
         async with self._changing:
             self._by_prefix = {key.prefix: key for key in await self._store.all()}
 
-    def all(self) -> list[ApiKey]:
-        """Return all keys with when they were last used, the oldest first."""
+    def of(self, organization_id: str) -> list[ApiKey]:
+        """Return an organisation's keys with when they were last used, the oldest first."""
         keys = sorted(self._by_prefix.values(), key=lambda key: (key.created_at, key.name))
         return [
-            replace(key, last_used_at=self._used.get(key.name, key.last_used_at)) for key in keys
+            replace(key, last_used_at=self._used.get(key.prefix, key.last_used_at))
+            for key in keys
+            if key.organization_id == organization_id
         ]
 
     def authenticate(self, text: str) -> ApiKey:
@@ -84,7 +86,7 @@ class KeyRing:
             raise UnauthenticatedError("Invalid credentials")
         if key.expires_at is not None and key.expires_at <= self._now():
             raise UnauthenticatedError("This API key has expired")
-        self._used[key.name] = self._now()
+        self._used[key.prefix] = self._now()
         return key
 
     async def create(
@@ -95,7 +97,7 @@ class KeyRing:
         *,
         by: ApiKey,
     ) -> tuple[ApiKey, str]:
-        """Make a key and return it with its value, which is not kept.
+        """Make a key of the caller's organisation and return it with its value, which is not kept.
 
         Raises:
             InvalidError: the name or the end is not possible.
@@ -109,31 +111,32 @@ class KeyRing:
         wanted = frozenset(permissions)
         _require(wanted <= by.permissions, "A key can hand on only permissions that it has itself")
         value = new_api_key()
-        key = self._described(name, value, wanted, expires_at)
+        described = self.described(by.organization_id, name, value)
+        key = replace(described, permissions=wanted, expires_at=expires_at)
         await self._add(key)
         return key, value
 
     async def remove(self, name: str, *, by: ApiKey) -> None:
-        """Call a key back.
+        """Call a key of the caller's organisation back.
 
         Raises:
             NotFoundError: there is none with this name.
             InvalidError: it is the first one.
             ForbiddenError: it is allowed what the caller is not.
         """
-        key = self.get(name)
-        if name == FIRST:
+        key = self.get(by.organization_id, name)
+        if (key.organization_id, name) == (ORGANIZATION, FIRST):
             raise InvalidError("The first key belongs to the installation and cannot be deleted")
         _require(key.permissions <= by.permissions, "This key may do more than yours")
         await self._drop(key)
 
-    def get(self, name: str) -> ApiKey:
-        """Return the key with this name.
+    def get(self, organization_id: str, name: str) -> ApiKey:
+        """Return the key with this name of an organisation.
 
         Raises:
             NotFoundError: there is none.
         """
-        key = self._find(name)
+        key = self._find(organization_id, name)
         if key is None:
             raise NotFoundError(f"API key {name} not found")
         return key
@@ -142,27 +145,32 @@ class KeyRing:
         """Store when keys were last used."""
         used, self._used = self._used, {}
         for prefix, key in self._by_prefix.items():
-            if key.name in used:
-                self._by_prefix[prefix] = replace(key, last_used_at=used[key.name])
+            if prefix in used:
+                self._by_prefix[prefix] = replace(key, last_used_at=used[prefix])
         if used:
             await self._store.used(list(used.items()))
 
-    def _find(self, name: str) -> ApiKey | None:
-        return next((key for key in self._by_prefix.values() if key.name == name), None)
+    def _find(self, organization_id: str, name: str) -> ApiKey | None:
+        wanted = organization_id, name
+        keys = self._by_prefix.values()
+        return next((key for key in keys if (key.organization_id, key.name) == wanted), None)
 
-    def _described(
-        self, name: str, value: str, permissions: frozenset[Permission], expires_at: datetime | None
-    ) -> ApiKey:
+    def described(self, organization_id: str, name: str, value: str) -> ApiKey:
+        """Return what would be stored of a new key that may do everything, for ever.
+
+        Raises:
+            InvalidError: the value is not one of an API key.
+        """
         form = _KEY.fullmatch(value)
         if form is None:
             raise InvalidError("an API key looks like yurt_<8 hex digits>_<64 hex digits>")
         return ApiKey(
             name=name,
+            organization_id=organization_id,
             prefix=form[1],
             hash=hash_of(value),
-            permissions=permissions,
+            permissions=frozenset(Permission),
             created_at=self._now(),
-            expires_at=expires_at,
         )
 
     async def _add(self, key: ApiKey) -> None:
@@ -179,7 +187,7 @@ class KeyRing:
         async with self._changing:
             self._by_prefix.pop(key.prefix, None)
             try:
-                concerned = await self._store.remove(key.name)
+                concerned = await self._store.remove(key.organization_id, key.name)
             except BaseException:
                 self._by_prefix[key.prefix] = key
                 raise

@@ -73,8 +73,10 @@ class Filter:
     """Which sandboxes; empty fields do not filter. Destroyed ones are never among them.
 
     ``id_prefix`` and ``name_prefix`` are compared as they are; all ``labels`` must be there.
+    Without an organisation they are those of all.
     """
 
+    organization_id: str | None = None
     id_prefix: str = ""
     name_prefix: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The nouns: what is stored of sandboxes, snapshots, keys and nodes. No I/O, no wire."""
+"""The nouns: what is stored of organisations, sandboxes, snapshots, keys and nodes. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from control.naming import SandboxId
 
-ORGANIZATION = "default"
+ORGANIZATION = "default"  # the installation's own, which makes the others
 REGION = "us"  # the one that every generation of client accepts; it names no place
 MIB_PER_GIB = 1024
 BYTES_PER_GIB = 1 << 30
@@ -47,6 +47,7 @@ class State(StrEnum):
 
 
 STARTING_STATES = frozenset({State.CREATING, State.STARTING})
+RESTING_STATES = frozenset({State.STOPPED, State.ARCHIVED, State.ERROR, State.DESTROYED})
 LIVE_STATES = STARTING_STATES | {State.STARTED, State.UNKNOWN}  # unknown: perhaps it runs
 
 
@@ -194,11 +195,14 @@ class SnapshotState(StrEnum):
 class Snapshot:
     """A named image with the resources and defaults of the sandboxes made from it.
 
-    ``user`` is the image's own; ``private_ports`` are never public, whatever the sandbox is.
+    ``user`` is the image's own; ``private_ports`` are never public, whatever the sandbox is. Those
+    that are ``general`` are for every organisation, others for their own.
     """
 
     id: str
     name: str
+    organization_id: str = ORGANIZATION
+    general: bool = False
     image_id: str
     user: str
     entrypoint: tuple[str, ...] = ()
@@ -237,15 +241,46 @@ class Permission(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """An API key without the key: ``prefix`` finds it, ``hash`` (SHA-256, hex) proves it."""
+    """An API key without the key: ``prefix`` finds it, ``hash`` (SHA-256, hex) proves it.
+
+    It reaches what its organisation has, and nothing else; names are unique there.
+    """
 
     name: str
+    organization_id: str = ORGANIZATION
     prefix: str
     hash: str
     permissions: frozenset[Permission]
     created_at: datetime
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organization:
+    """A tenant: whose keys, sandboxes, snapshots and volumes are seen by nobody else.
+
+    The limits are for all its sandboxes together; None leaves it to the installation.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    max_sandboxes: int | None = None
+    max_cpu: int | None = None
+    max_memory_gib: int | None = None
+    max_disk_gib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an organisation uses: cores and memory of what is not stopped, disks of what exists."""
+
+    sandboxes: int = 0
+    cpu: int = 0
+    memory_gib: int = 0
+    disk_gib: int = 0
+    snapshots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

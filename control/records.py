@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from control.lifecycle import not_found
+from control.naming import is_sandbox_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +33,17 @@ class Records:
         """Return the record, None if there is none."""
         return await self._store.get(sandbox_id)
 
-    async def find(self, id_or_name: str) -> Sandbox:
-        """Return the record with this id or name.
+    async def find(self, organization_id: str, id_or_name: str) -> Sandbox:
+        """Return the record with this id or name that an organisation has.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it has none; another's is none.
         """
-        sandbox = await self._store.get(id_or_name)
-        if sandbox is None:
+        if is_sandbox_id(id_or_name):
+            sandbox = await self._store.get(id_or_name)
+        else:
+            sandbox = await self._store.named(organization_id, id_or_name)
+        if sandbox is None or sandbox.organization_id != organization_id:
             raise not_found(id_or_name)
         return sandbox
 
@@ -74,7 +78,7 @@ class Records:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         try:
-            while not until(sandbox := await self.find(sandbox.id)):
+            while not until(sandbox := await self._still_there(sandbox.id)):
                 if self._closing or loop.time() >= end:
                     break
                 # Only this is cut off: a read that is cancelled costs its connection.
@@ -85,6 +89,12 @@ class Records:
             bells.discard(bell)
             if not bells:
                 self._bells.pop(sandbox.id, None)
+        return sandbox
+
+    async def _still_there(self, sandbox_id: SandboxId) -> Sandbox:
+        sandbox = await self._store.get(sandbox_id)
+        if sandbox is None:
+            raise not_found(sandbox_id)
         return sandbox
 
     async def is_news(self, sandbox_id: SandboxId) -> bool:

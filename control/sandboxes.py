@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 
 
 class Sandboxes:
-    """The use cases around sandboxes."""
+    """The use cases around the sandboxes of one organisation: others do not exist for it."""
 
     def __init__(
         self,
+        organization_id: str,
         store: Store,
         records: Records,
         settings: Settings,
         wake: Callable[[SandboxId], None],
         now: Callable[[], datetime],
     ) -> None:
+        self._owner = organization_id
         self._store, self._records, self._settings = store, records, settings
         self._wake, self._now = wake, now
 
@@ -46,7 +48,7 @@ class Sandboxes:
             ConflictError: the name is taken.
         """
         check(wish)
-        snapshot = await usable_snapshot(self._store.snapshots, wish.snapshot)
+        snapshot = await usable_snapshot(self._store.snapshots, self._owner, wish.snapshot)
         sandbox = self._described(wish, snapshot)
         try:
             await self._records.insert(sandbox, most=self._settings.max_sandboxes)
@@ -60,6 +62,7 @@ class Sandboxes:
         return Sandbox(
             id=sandbox_id,
             name=wish.name or sandbox_id,
+            organization_id=self._owner,
             snapshot=snapshot.name,
             image_id=snapshot.image_id,
             user=wish.user or snapshot.user,
@@ -84,15 +87,18 @@ class Sandboxes:
         Raises:
             NotFoundError: there is none.
         """
-        return await self._records.find(id_or_name)
+        return await self._records.find(self._owner, id_or_name)
 
     async def page(self, wanted: Filter, order: Order) -> Page:
         """Return a part of the sandboxes that fit."""
-        return await self._store.sandboxes.page(wanted, order)
+        return await self._store.sandboxes.page(self._own(wanted), order)
 
     async def count(self, wanted: Filter) -> int:
         """Return how many sandboxes fit."""
-        return await self._store.sandboxes.count(wanted)
+        return await self._store.sandboxes.count(self._own(wanted))
+
+    def _own(self, wanted: Filter) -> Filter:
+        return replace(wanted, organization_id=self._owner)
 
     async def start(self, id_or_name: str) -> Sandbox:
         """Start a sandbox and wait until it is, has failed, or takes too long."""
@@ -118,7 +124,7 @@ class Sandboxes:
     async def _move(
         self, id_or_name: str, change: Callable[[Sandbox, datetime], Sandbox]
     ) -> Sandbox:
-        sandbox = await self._records.find(id_or_name)
+        sandbox = await self.get(id_or_name)
         now = self._now()
         changed = await self._records.change(sandbox.id, lambda record: change(record, now))
         self._wake(sandbox.id)
@@ -133,7 +139,7 @@ class Sandboxes:
         Raises:
             NotFoundError: there is no such sandbox, or it was deleted.
         """
-        sandbox = await self._records.find(id_or_name)
+        sandbox = await self.get(id_or_name)
         changed = await self._records.change(sandbox.id, lifecycle.amend(change, self._now()))
         if changed.run.pushed_version < changed.assignment_version:
             self._wake(sandbox.id)
@@ -141,7 +147,7 @@ class Sandboxes:
 
     async def touch(self, id_or_name: str) -> None:
         """Note activity."""
-        sandbox = await self._records.find(id_or_name)
+        sandbox = await self.get(id_or_name)
         now = self._now()
         await self._records.change(sandbox.id, lambda record: lifecycle.touch(record, now))
 

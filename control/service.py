@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from control.keys import KeyRing
+    from control.organizations import Organizations
     from control.reports import Reports
     from control.sandboxes import Sandboxes
     from control.settings import Settings
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 class Service:
     """The use cases.
 
-    ``node_key`` gives what the messages of a node are sealed with, None for one that is not known;
-    ``troubles`` says what does not answer, by its name.
+    ``sandboxes`` gives those of an organisation; ``node_key`` what the messages of a node are
+    sealed with, None for one that is not known; ``troubles`` says what does not answer, by its
+    name.
     """
 
     settings: Settings
     store: Store
-    sandboxes: Sandboxes
+    sandboxes: Callable[[str], Sandboxes]
+    organizations: Organizations
     keys: KeyRing
     reports: Reports
     node_key: Callable[[str], Awaitable[bytes | None]]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError, NotFoundError
-from control.model import Resources, Snapshot, SnapshotState
+from control.model import ORGANIZATION, Resources, Snapshot, SnapshotState
 
 if TYPE_CHECKING:
     from control.store import SnapshotStore, Store
@@ -25,12 +25,13 @@ async def ensure_default_snapshot(
     Sandboxes that exist keep theirs.
     """
     now = datetime.now(UTC)
-    known = await store.snapshots.get(DEFAULT)
+    known = await store.snapshots.get(ORGANIZATION, DEFAULT)
     if known is not None and (known.image_id, known.resources) == (image.id, resources):
         return known
     snapshot = Snapshot(
         id=known.id if known else str(uuid.uuid4()),
         name=DEFAULT,
+        general=True,
         image_id=image.id,
         user=image.user or "root",
         resources=resources,
@@ -42,13 +43,13 @@ async def ensure_default_snapshot(
     return snapshot
 
 
-async def usable_snapshot(store: SnapshotStore, name: str | None) -> Snapshot:
+async def usable_snapshot(store: SnapshotStore, organization_id: str, name: str | None) -> Snapshot:
     """Return the snapshot to make a sandbox from; without a name, the default one.
 
     Raises:
         InvalidError: there is none, or it cannot be used; the text is the wire's.
     """
-    snapshot = await store.get(name or DEFAULT)
+    snapshot = await store.get(organization_id, name or DEFAULT)
     if snapshot is None and not name:
         raise InvalidError("There is no default snapshot yet: `yurt up` makes one")
     if snapshot is None:
@@ -60,13 +61,15 @@ async def usable_snapshot(store: SnapshotStore, name: str | None) -> Snapshot:
     return snapshot
 
 
-async def existing_snapshot(store: SnapshotStore, id_or_name: str) -> Snapshot:
-    """Return a snapshot.
+async def existing_snapshot(
+    store: SnapshotStore, organization_id: str, id_or_name: str
+) -> Snapshot:
+    """Return a snapshot that an organisation may use.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is none, or it is another's.
     """
-    snapshot = await store.get(id_or_name)
+    snapshot = await store.get(organization_id, id_or_name)
     if snapshot is None:
         raise NotFoundError(f"Snapshot with ID or name {id_or_name} not found")
     return snapshot

@@ -108,6 +108,12 @@ class LabelsBody(_Strict):
     labels: dict[str, str]
 
 
+class OrganizationBody(_Strict):
+    """``POST /organizations``."""
+
+    name: str
+
+
 class KeyBody(_Strict):
     """``POST /api-keys``."""
 

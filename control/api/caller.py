@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from control.api.wire import Sdk
 from control.keys import bearer, require
 from control.model import ApiKey, Permission
+from control.sandboxes import Sandboxes
 from control.service import Service
 
 
@@ -20,6 +21,16 @@ class Caller:
     service: Service
     key: ApiKey
     sdk: Sdk
+
+    @property
+    def organization_id(self) -> str:
+        """For whom is asked: nothing of anybody else exists."""
+        return self.key.organization_id
+
+    @property
+    def sandboxes(self) -> Sandboxes:
+        """The use cases around this organisation's sandboxes."""
+        return self.service.sandboxes(self.organization_id)
 
 
 def service_of(request: Request) -> Service:

@@ -27,19 +27,19 @@ async def create(request: Request, caller: KeyManager) -> Response:
 @router.get("")
 async def list_keys(caller: KeyManager) -> Response:
     """List all keys."""
-    return answer([key_json(key) for key in caller.service.keys.all()])
+    return answer([key_json(key) for key in caller.service.keys.of(caller.organization_id)])
 
 
 @router.get("/current")
 async def current(caller: AnyCaller) -> Response:
     """Show the key that asks."""
-    return answer(key_json(caller.service.keys.get(caller.key.name)))
+    return answer(key_json(caller.service.keys.get(caller.organization_id, caller.key.name)))
 
 
 @router.get("/{name}")
 async def get(name: str, caller: KeyManager) -> Response:
     """Show a key."""
-    return answer(key_json(caller.service.keys.get(name)))
+    return answer(key_json(caller.service.keys.get(caller.organization_id, name)))
 
 
 @router.delete("/{name}")

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/sandbox/{name}/ports/{port}")
 async def preview_url(name: str, port: str, caller: Writer) -> Response:
     """Give the URL of a port, and the token that opens it when the sandbox is not public."""
     number = port_number(port)
-    sandboxes = caller.service.sandboxes
+    sandboxes = caller.sandboxes
     sandbox = await sandboxes.get(name)
     return answer(
         {
@@ -34,7 +34,7 @@ async def signed_preview_url(name: str, port: str, request: Request, caller: Wri
     number = port_number(port)
     asked = request.query_params.get("expiresInSeconds") or str(DEFAULT_SECONDS)
     seconds = integer("expiresInSeconds", asked)
-    sandboxes = caller.service.sandboxes
+    sandboxes = caller.sandboxes
     sandbox = await sandboxes.get(name)
     label = sandboxes.signed_label(sandbox, number, seconds)
     return answer(
@@ -51,5 +51,5 @@ async def signed_preview_url(name: str, port: str, request: Request, caller: Wri
 async def expire(name: str, port: str, token: str, caller: Writer) -> Response:
     """Call a signed URL back."""
     label = token.lower().rpartition("-")[2]
-    await caller.service.sandboxes.revoke_label(name, port_number(port), label)
+    await caller.sandboxes.revoke_label(name, port_number(port), label)
     return Response(status_code=200, media_type="application/json")

@@ -33,7 +33,7 @@ def _one(caller: Caller, sandbox: Sandbox) -> Response:
 async def create(request: Request, caller: Writer) -> Response:
     """Create a sandbox and answer when it is started."""
     body = await read_body(request, CreateBody)
-    return _one(caller, await caller.service.sandboxes.create(body.wish()))
+    return _one(caller, await caller.sandboxes.create(body.wish()))
 
 
 @router.get("")
@@ -41,12 +41,12 @@ async def list_sandboxes(request: Request, caller: AnyCaller) -> Response:
     """List sandboxes: an old SDK gets all as an array, others a page and a cursor."""
     wanted = read_filter(request.query_params)
     if caller.sdk.lists_arrays:
-        every = await caller.service.sandboxes.page(wanted, Order()) if wanted else None
+        every = await caller.sandboxes.page(wanted, Order()) if wanted else None
         return answer([_json(caller, sandbox) for sandbox in (every.sandboxes if every else ())])
     order = cursor_order(request.query_params)
     if wanted is None:
         return answer({"items": [], "nextCursor": None})
-    page = await caller.service.sandboxes.page(wanted, order)
+    page = await caller.sandboxes.page(wanted, order)
     cursor = encode_cursor(order, page.next) if page.next else None
     items = [_json(caller, sandbox) for sandbox in page.sandboxes]
     return answer({"items": items, "nextCursor": cursor})
@@ -68,39 +68,39 @@ async def list_pages(request: Request, caller: AnyCaller) -> Response:
 async def _numbered(
     caller: Caller, wanted: Filter, order: Order
 ) -> tuple[list[dict[str, Any]], int]:
-    page = await caller.service.sandboxes.page(wanted, order)
-    total = await caller.service.sandboxes.count(wanted)
+    page = await caller.sandboxes.page(wanted, order)
+    total = await caller.sandboxes.count(wanted)
     return [_json(caller, sandbox) for sandbox in page.sandboxes], total
 
 
 @router.get("/{name}")
 async def get(name: str, caller: AnyCaller) -> Response:
     """Show a sandbox."""
-    return _one(caller, await caller.service.sandboxes.get(name))
+    return _one(caller, await caller.sandboxes.get(name))
 
 
 @router.delete("/{name}")
 async def delete(name: str, caller: Deleter) -> Response:
     """Have a sandbox removed."""
-    return _one(caller, await caller.service.sandboxes.delete(name))
+    return _one(caller, await caller.sandboxes.delete(name))
 
 
 @router.post("/{name}/start")
 async def start(name: str, caller: Writer) -> Response:
     """Start a sandbox and answer when it is."""
-    return _one(caller, await caller.service.sandboxes.start(name))
+    return _one(caller, await caller.sandboxes.start(name))
 
 
 @router.post("/{name}/stop")
 async def stop(name: str, caller: Writer) -> Response:
     """Stop a sandbox and answer when it is."""
-    return _one(caller, await caller.service.sandboxes.stop(name))
+    return _one(caller, await caller.sandboxes.stop(name))
 
 
 @router.post("/{name}/recover")
 async def recover(name: str, caller: Writer) -> Response:
     """Start a sandbox anew whose start failed."""
-    return _one(caller, await caller.service.sandboxes.recover(name))
+    return _one(caller, await caller.sandboxes.recover(name))
 
 
 @router.put("/{name}/labels")
@@ -146,32 +146,32 @@ async def _set_interval(
 
 
 async def _amend(caller: Caller, name: str, change: Callable[[Sandbox], Sandbox]) -> Response:
-    return _one(caller, await caller.service.sandboxes.amend(name, change))
+    return _one(caller, await caller.sandboxes.amend(name, change))
 
 
 @router.post("/{name}/last-activity")
 async def touch(name: str, caller: Writer) -> Response:
     """Note activity."""
-    await caller.service.sandboxes.touch(name)
+    await caller.sandboxes.touch(name)
     return Response(status_code=201)
 
 
 @router.get("/{name}/toolbox-proxy-url")
 async def toolbox_url(name: str, caller: AnyCaller) -> Response:
     """Say where the toolbox is: an id and a path are appended to it."""
-    await caller.service.sandboxes.get(name)
+    await caller.sandboxes.get(name)
     return answer({"url": caller.service.settings.toolbox_url})
 
 
 @router.get("/{name}/signing-key")
 async def signing_key(name: str, caller: Writer) -> Response:
     """Give the key for signed file URLs."""
-    sandbox = await caller.service.sandboxes.get(name)
+    sandbox = await caller.sandboxes.get(name)
     return answer(sandbox.secrets.file_signing_key)
 
 
 @router.post("/{name}/signing-key/rotate")
 async def rotate_signing_key(name: str, caller: Writer) -> Response:
     """Replace the key for signed file URLs; older URLs end."""
-    sandbox = await caller.service.sandboxes.amend(name, with_new_file_key)
+    sandbox = await caller.sandboxes.amend(name, with_new_file_key)
     return answer(sandbox.secrets.file_signing_key)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from control.api.caller import AnyCaller
+from control.api.caller import AnyCaller, Caller
 from control.api.lists import read_limit, read_page
 from control.api.wire import answer, iso, snapshot_json
-from control.model import REGION
+from control.model import REGION, Snapshot
 from control.snapshots import existing_snapshot
 
 router = APIRouter(prefix="/api")
@@ -24,7 +24,7 @@ async def list_snapshots(request: Request, caller: AnyCaller) -> Response:
     query = request.query_params
     number, limit = read_page(query), read_limit(query)
     page = await caller.service.store.snapshots.page(
-        name=query.get("name", ""), limit=limit, offset=(number - 1) * limit
+        caller.organization_id, name=query.get("name", ""), limit=limit, offset=(number - 1) * limit
     )
     return answer(
         {
@@ -39,7 +39,11 @@ async def list_snapshots(request: Request, caller: AnyCaller) -> Response:
 @router.get("/snapshots/{name:path}")
 async def get_snapshot(name: str, caller: AnyCaller) -> Response:
     """Show a snapshot; names may have slashes."""
-    return answer(snapshot_json(await existing_snapshot(caller.service.store.snapshots, name)))
+    return answer(snapshot_json(await _existing(caller, name)))
+
+
+async def _existing(caller: Caller, name: str) -> Snapshot:
+    return await existing_snapshot(caller.service.store.snapshots, caller.organization_id, name)
 
 
 @router.get("/regions")

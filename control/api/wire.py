@@ -13,13 +13,17 @@ from starlette.responses import Response
 from control.model import (
     BYTES_PER_GIB,
     ORGANIZATION,
+    REGION,
     STARTING_STATES,
     ApiKey,
     DesiredState,
+    Organization,
     Sandbox,
     Snapshot,
     State,
+    Usage,
 )
+from control.settings import Settings
 
 _VERSION = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
 _SINCE_CURSOR_LIST = (0, 150, 0)
@@ -133,8 +137,8 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
     resources = snapshot.resources
     return {
         "id": snapshot.id,
-        "organizationId": ORGANIZATION,
-        "general": True,
+        "organizationId": snapshot.organization_id,
+        "general": snapshot.general,
         "name": snapshot.name,
         "imageName": snapshot.name,
         "state": snapshot.state.value,
@@ -163,5 +167,73 @@ def key_json(key: ApiKey) -> dict[str, Any]:
         "permissions": sorted(key.permissions),
         "lastUsedAt": _maybe_iso(key.last_used_at),
         "expiresAt": _maybe_iso(key.expires_at),
-        "userId": ORGANIZATION,
+        "userId": key.organization_id,
     }
+
+
+def organization_json(organization: Organization, settings: Settings) -> dict[str, Any]:
+    """Write an organisation; what it has no setting for is off."""
+    created = iso(organization.created_at)
+    unlimited = dict.fromkeys(
+        f"{scope}RateLimit{unit}"
+        for scope in ("authenticated", "sandboxCreate", "sandboxLifecycle")
+        for unit in ("", "TtlSeconds")
+    )
+    return {
+        "id": organization.id,
+        "name": organization.name,
+        "createdBy": ORGANIZATION,
+        "personal": organization.id == ORGANIZATION,
+        "createdAt": created,
+        "updatedAt": created,
+        "suspended": False,
+        "suspendedAt": None,
+        "suspensionReason": None,
+        "suspendedUntil": None,
+        "suspensionCleanupGracePeriodHours": 0,
+        "maxCpuPerSandbox": settings.max_cpu,
+        "maxMemoryPerSandbox": settings.max_memory_gib,
+        "maxDiskPerSandbox": settings.max_disk_gib,
+        "secretQuota": 0,
+        "maxSecretsPerSandbox": 0,
+        "snapshotDeactivationTimeoutMinutes": 0,
+        "sandboxLimitedNetworkEgress": False,
+        "previewWarningEnabled": False,
+        "ssoEnabled": False,
+        "defaultRegionId": REGION,
+        "experimentalConfig": {},
+        "otelConfig": None,
+        **unlimited,
+    }
+
+
+def usage_json(organization: Organization, used: Usage, settings: Settings) -> dict[str, Any]:
+    """Write what an organisation uses; a total of -1 has no limit."""
+    never = ("maxDiskPerNonEphemeralSandbox", "maxCpuPerGpu", "maxMemoryPerGpu", "maxDiskPerGpu")
+    region = {
+        "regionId": REGION,
+        "sandboxClass": "container",
+        "totalCpuQuota": _total(organization.max_cpu),
+        "currentCpuUsage": used.cpu,
+        "totalMemoryQuota": _total(organization.max_memory_gib),
+        "currentMemoryUsage": used.memory_gib,
+        "totalDiskQuota": _total(organization.max_disk_gib),
+        "currentDiskUsage": used.disk_gib,
+        "totalGpuQuota": 0,
+        "currentGpuUsage": 0,
+        "maxCpuPerSandbox": settings.max_cpu,
+        "maxMemoryPerSandbox": settings.max_memory_gib,
+        "maxDiskPerSandbox": settings.max_disk_gib,
+        **dict.fromkeys(never),
+    }
+    return {
+        "regionUsage": [region],
+        "totalSnapshotQuota": -1,
+        "currentSnapshotUsage": used.snapshots,
+        "totalVolumeQuota": -1,
+        "currentVolumeUsage": 0,
+    }
+
+
+def _total(most: int | None) -> int:
+    return -1 if most is None else most

@@ -53,13 +53,14 @@ def _database(settings: Settings) -> tuple[Check, Collection[str], Snapshot | No
 
 async def _read_store(settings: Settings) -> tuple[set[str], Snapshot | None, str]:
     from control.cli.world import open_store
+    from control.model import ORGANIZATION
     from control.snapshots import DEFAULT
     from control.store.migrate import HEAD
 
     async with open_store(settings) as store:
         # Opening it brought it up to date, or raised.
         keys = {node.name for node in await store.nodes.all()}
-        return keys, await store.snapshots.get(DEFAULT), HEAD
+        return keys, await store.snapshots.get(ORGANIZATION, DEFAULT), HEAD
 
 
 def _nomad(settings: Settings, keys: Collection[str]) -> Iterator[Check]:

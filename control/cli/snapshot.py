@@ -46,7 +46,8 @@ def publish(
 
 async def _find(settings: Settings, name: str) -> Snapshot:
     from control.cli.world import open_store
+    from control.model import ORGANIZATION
     from control.snapshots import existing_snapshot
 
     async with open_store(settings) as store:
-        return await existing_snapshot(store.snapshots, name)
+        return await existing_snapshot(store.snapshots, ORGANIZATION, name)

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from control.listing import Filter, Order, Page, SnapshotPage
-    from control.model import ApiKey, DesiredState, Node, Sandbox, Snapshot, State
+    from control.model import (
+        ApiKey,
+        DesiredState,
+        Node,
+        Organization,
+        Sandbox,
+        Snapshot,
+        State,
+        Usage,
+    )
     from control.naming import SandboxId
 
 
@@ -37,13 +46,17 @@ class SandboxStore(Protocol):
         """Store a new record, durably.
 
         Raises:
-            ConflictError: the name is taken.
+            ConflictError: the name is taken in its organisation.
             InvalidError: there are already ``most`` sandboxes.
         """
         ...
 
-    async def get(self, id_or_name: str) -> Sandbox | None:
-        """Return the record with this id or this name."""
+    async def get(self, sandbox_id: str) -> Sandbox | None:
+        """Return the record with this id."""
+        ...
+
+    async def named(self, organization_id: str, name: str) -> Sandbox | None:
+        """Return the record that an organisation has under this name."""
         ...
 
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
@@ -77,25 +90,77 @@ class SandboxStore(Protocol):
         """Return the GiB that the limits of all disks sum up to, by node, stopped ones included."""
         ...
 
+    async def usage(self, organization_id: str) -> Usage:
+        """Return what an organisation uses."""
+        ...
+
 
 class SnapshotStore(Protocol):
     """Snapshots."""
 
-    async def get(self, id_or_name: str) -> Snapshot | None:
-        """Return the snapshot with this id or this name."""
+    async def get(self, organization_id: str, id_or_name: str) -> Snapshot | None:
+        """Return the snapshot with this id or this name that an organisation may use.
+
+        Its own go before the general ones.
+        """
         ...
 
     async def put(self, snapshot: Snapshot) -> None:
-        """Store a snapshot in the place of one with the same id or name."""
+        """Store a snapshot in the place of one with the same id, or the same owner and name."""
         ...
 
-    async def page(self, *, name: str, limit: int, offset: int) -> SnapshotPage:
-        """Return snapshots whose name contains ``name``, the newest first."""
+    async def page(
+        self, organization_id: str, *, name: str, limit: int, offset: int
+    ) -> SnapshotPage:
+        """Return what an organisation may use whose name contains ``name``, the newest first."""
+        ...
+
+
+class OrganizationStore(Protocol):
+    """Organisations."""
+
+    async def all(self) -> list[Organization]:
+        """Return all organisations, the oldest first."""
+        ...
+
+    async def get(self, organization_id: str) -> Organization | None:
+        """Return the organisation with this id."""
+        ...
+
+    async def insert(self, organization: Organization, key: ApiKey) -> None:
+        """Store a new organisation with its first key: both or none.
+
+        Raises:
+            ConflictError: the name is taken.
+        """
+        ...
+
+    async def change(
+        self, organization_id: str, mutate: Callable[[Organization], Organization]
+    ) -> Organization:
+        """Replace an organisation by what ``mutate`` makes of it, atomically.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: the name is taken.
+        """
+        ...
+
+    async def remove(self, organization_id: str) -> None:
+        """Remove an organisation with its keys; one that is not there is fine.
+
+        Raises:
+            ConflictError: it has sandboxes.
+        """
         ...
 
 
 class KeyStore(Protocol):
-    """API keys. What changes who may enter raises every live sandbox's assignment version."""
+    """API keys.
+
+    What changes who may enter raises the assignment version of every live sandbox of the
+    organisation.
+    """
 
     async def all(self) -> list[ApiKey]:
         """Return all keys, the oldest first."""
@@ -105,11 +170,11 @@ class KeyStore(Protocol):
         """Store a new key and return the sandboxes that must be told.
 
         Raises:
-            ConflictError: the name is taken.
+            ConflictError: the name is taken in its organisation.
         """
         ...
 
-    async def remove(self, name: str) -> list[SandboxId]:
+    async def remove(self, organization_id: str, name: str) -> list[SandboxId]:
         """Remove a key and return the sandboxes that must be told.
 
         Raises:
@@ -118,7 +183,7 @@ class KeyStore(Protocol):
         ...
 
     async def used(self, times: Sequence[tuple[str, datetime]]) -> None:
-        """Note when keys, by name, were last used."""
+        """Note when keys, by prefix, were last used."""
         ...
 
 
@@ -153,6 +218,11 @@ class Store(Protocol):
     @property
     def snapshots(self) -> SnapshotStore:
         """Snapshots."""
+        ...
+
+    @property
+    def organizations(self) -> OrganizationStore:
+        """Organisations."""
         ...
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, not_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, not_, select, tuple_
 
 from control.listing import Filter, Order, Period, Position, SortField, Span
-from control.model import DesiredState, Sandbox, State
+from control.model import RESTING_STATES, DesiredState, Sandbox, State
 from control.store.rows import to_ms
-from control.store.tables import labels, sandboxes
+from control.store.tables import labels, sandboxes, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,8 @@ def matching(wanted: Filter) -> ColumnElement[bool]:
 def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     c = sandboxes.c
     yield c.state != State.DESTROYED.value
+    if wanted.organization_id is not None:
+        yield c.organization_id == wanted.organization_id
     if not wanted.with_errored_deleted:
         failed = c.state.in_([State.ERROR.value, State.BUILD_FAILED.value])
         yield not_(and_(failed, c.desired_state == DesiredState.DESTROYED.value))
@@ -86,6 +88,22 @@ def _milliseconds(period: Period) -> Span:
         None if period.after is None else to_ms(period.after) + 1,
         None if period.before is None else to_ms(period.before) - 1,
     )
+
+
+def usage_of(organization_id: str) -> Select[Any]:
+    """Write a statement for one row with the fields of ``Usage``."""
+    c = sandboxes.c
+    runs = c.state.not_in([state.value for state in RESTING_STATES])
+    has_disk = c.state != State.ARCHIVED.value
+    own = snapshots.c.organization_id == organization_id
+    return select(
+        func.count(c.id),
+        *(
+            func.coalesce(func.sum(case((counts, amount), else_=0)), 0)
+            for counts, amount in ((runs, c.cpu), (runs, c.memory_gib), (has_disk, c.disk_gib))
+        ),
+        select(func.count()).select_from(snapshots).where(own).scalar_subquery(),
+    ).where(c.organization_id == organization_id, c.state != State.DESTROYED.value)
 
 
 def ordered(statement: Select[Any], order: Order) -> Select[Any]:

@@ -14,6 +14,7 @@ from control.model import (
     DesiredState,
     Intervals,
     NetworkPolicy,
+    Organization,
     Permission,
     Resources,
     Run,
@@ -166,6 +167,8 @@ def snapshot_values(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "id": snapshot.id,
         "name": snapshot.name,
+        "organization_id": snapshot.organization_id,
+        "general": snapshot.general,
         "image_id": snapshot.image_id,
         "user": snapshot.user,
         "entrypoint": json.dumps(snapshot.entrypoint),
@@ -185,6 +188,8 @@ def snapshot_from(row: Row[Any]) -> Snapshot:
     return Snapshot(
         id=row.id,
         name=row.name,
+        organization_id=row.organization_id,
+        general=row.general,
         image_id=row.image_id,
         user=row.user,
         entrypoint=tuple(json.loads(row.entrypoint)),
@@ -202,6 +207,7 @@ def snapshot_from(row: Row[Any]) -> Snapshot:
 def key_values(key: ApiKey) -> dict[str, Any]:
     """Write a key as the columns of ``api_keys``."""
     return {
+        "organization_id": key.organization_id,
         "name": key.name,
         "prefix": key.prefix,
         "hash": key.hash,
@@ -215,6 +221,7 @@ def key_values(key: ApiKey) -> dict[str, Any]:
 def key_from(row: Row[Any]) -> ApiKey:
     """Read a key."""
     return ApiKey(
+        organization_id=row.organization_id,
         name=row.name,
         prefix=row.prefix,
         hash=row.hash,
@@ -223,3 +230,14 @@ def key_from(row: Row[Any]) -> ApiKey:
         expires_at=_maybe(row.expires_at),
         last_used_at=_maybe(row.last_used_at),
     )
+
+
+def organization_values(organization: Organization) -> dict[str, Any]:
+    """Write an organisation as the columns of ``organizations``."""
+    return {**asdict(organization), "created_at": to_ms(organization.created_at)}
+
+
+def organization_from(row: Row[Any]) -> Organization:
+    """Read an organisation."""
+    fields = row._asdict()
+    return Organization(**{**fields, "created_at": from_ms(fields["created_at"])})

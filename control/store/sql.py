@@ -1,36 +1,45 @@
-"""The store over SQL: sandboxes, snapshots, keys, and all of it together."""
+"""The store over SQL: sandboxes, snapshots, and all of it together."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, func, insert, literal, select, text, update
+from sqlalchemy import (
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
-from control.model import LIVE_STATES, ApiKey, Sandbox, Snapshot, State
-from control.naming import SandboxId, is_sandbox_id
+from control.model import Sandbox, Snapshot, State, Usage
 from control.store import cluster
-from control.store.database import POSTGRESQL, Database, Turn, take_turn
-from control.store.queries import matching, ordered, position
+from control.store.database import Database, Turn, take_turn
+from control.store.owners import SqlKeys, SqlOrganizations
+from control.store.queries import matching, ordered, position, usage_of
 from control.store.rows import (
-    key_from,
-    key_values,
     outline_from,
     sandbox_from,
     sandbox_values,
     snapshot_from,
     snapshot_values,
-    to_ms,
 )
-from control.store.tables import api_keys, labels, sandboxes, snapshots
+from control.store.tables import labels, sandboxes, snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from control.naming import SandboxId
     from control.store import Outline
     from control.vault import Vault
 
@@ -40,7 +49,9 @@ _NO_ROOM = "Sandbox count limit exceeded. Maximum allowed: {most}."
 # Built once: to build a statement costs as much as to carry it out.
 _BY_ID = select(sandboxes).where(sandboxes.c.id == bindparam("key"))
 _BY_ID_TO_CHANGE = _BY_ID.with_for_update()
-_BY_NAME = select(sandboxes).where(sandboxes.c.name == bindparam("key"))
+_BY_NAME = select(sandboxes).where(
+    sandboxes.c.organization_id == bindparam("owner"), sandboxes.c.name == bindparam("key")
+)
 _INSERT = insert(sandboxes)
 _REPLACE = (
     update(sandboxes)
@@ -71,10 +82,14 @@ class SqlSandboxes:
 
         await self._database.write(work)
 
-    async def get(self, id_or_name: str) -> Sandbox | None:
+    async def get(self, sandbox_id: str) -> Sandbox | None:
         """See ``SandboxStore.get``."""
-        statement = _BY_ID if is_sandbox_id(id_or_name) else _BY_NAME
-        rows = await self._database.rows(statement, {"key": id_or_name})
+        rows = await self._database.rows(_BY_ID, {"key": sandbox_id})
+        return sandbox_from(rows[0], self._vault) if rows else None
+
+    async def named(self, organization_id: str, name: str) -> Sandbox | None:
+        """See ``SandboxStore.named``."""
+        rows = await self._database.rows(_BY_NAME, {"owner": organization_id, "key": name})
         return sandbox_from(rows[0], self._vault) if rows else None
 
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
@@ -146,6 +161,11 @@ class SqlSandboxes:
         )
         return {row.node: int(row.total) for row in rows}
 
+    async def usage(self, organization_id: str) -> Usage:
+        """See ``SandboxStore.usage``."""
+        rows = await self._database.rows(usage_of(organization_id))
+        return Usage(*rows[0])
+
 
 async def _write_labels(
     connection: AsyncConnection, sandbox_id: SandboxId, pairs: Mapping[str, str]
@@ -161,34 +181,36 @@ class SqlSnapshots:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, id_or_name: str) -> Snapshot | None:
+    async def get(self, organization_id: str, id_or_name: str) -> Snapshot | None:
         """See ``SnapshotStore.get``."""
         c = snapshots.c
         rows = await self._database.rows(
             select(snapshots)
-            .where((c.id == id_or_name) | (c.name == id_or_name))
-            .order_by((c.id == id_or_name).desc())
+            .where(_usable(organization_id), (c.id == id_or_name) | (c.name == id_or_name))
+            .order_by((c.id == id_or_name).desc(), c.general)
         )
         return snapshot_from(rows[0]) if rows else None
 
     async def put(self, snapshot: Snapshot) -> None:
         """See ``SnapshotStore.put``."""
         c = snapshots.c
+        same_name = and_(c.organization_id == snapshot.organization_id, c.name == snapshot.name)
 
         async def work(connection: AsyncConnection) -> None:
             await connection.run_sync(take_turn, Turn.PUT)
-            await connection.execute(
-                delete(snapshots).where((c.id == snapshot.id) | (c.name == snapshot.name))
-            )
+            await connection.execute(delete(snapshots).where((c.id == snapshot.id) | same_name))
             await connection.execute(insert(snapshots).values(snapshot_values(snapshot)))
 
         await self._database.write(work)
 
-    async def page(self, *, name: str, limit: int, offset: int) -> SnapshotPage:
+    async def page(
+        self, organization_id: str, *, name: str, limit: int, offset: int
+    ) -> SnapshotPage:
         """See ``SnapshotStore.page``."""
         c = snapshots.c
         # "contains", with no case ignored: what every database spells alike.
-        fits = func.replace(c.name, name, "") != c.name if name else literal(value=True)
+        contains = func.replace(c.name, name, "") != c.name if name else literal(value=True)
+        fits = and_(_usable(organization_id), contains)
         order = (c.created_at.desc(), c.id)
         statement = select(snapshots).where(fits).order_by(*order).limit(limit).offset(offset)
         rows = await self._database.rows(statement)
@@ -196,69 +218,8 @@ class SqlSnapshots:
         return SnapshotPage([snapshot_from(row) for row in rows], int(counted[0][0]))
 
 
-class SqlKeys:
-    """``KeyStore``."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def all(self) -> list[ApiKey]:
-        """See ``KeyStore.all``."""
-        rows = await self._database.rows(
-            select(api_keys).order_by(api_keys.c.created_at, api_keys.c.name)
-        )
-        return [key_from(row) for row in rows]
-
-    async def insert(self, key: ApiKey) -> list[SandboxId]:
-        """See ``KeyStore.insert``."""
-
-        async def work(connection: AsyncConnection) -> list[SandboxId]:
-            await _hold_still(connection)
-            await connection.execute(insert(api_keys).values(key_values(key)))
-            return await _raise_versions(connection)
-
-        return await self._database.write(work)
-
-    async def remove(self, name: str) -> list[SandboxId]:
-        """See ``KeyStore.remove``."""
-
-        async def work(connection: AsyncConnection) -> list[SandboxId]:
-            await _hold_still(connection)
-            gone = await connection.execute(delete(api_keys).where(api_keys.c.name == name))
-            if gone.rowcount == 0:
-                raise NotFoundError(f"API key {name} not found")
-            return await _raise_versions(connection)
-
-        return await self._database.write(work)
-
-    async def used(self, times: Sequence[tuple[str, datetime]]) -> None:
-        """See ``KeyStore.used``."""
-
-        async def work(connection: AsyncConnection) -> None:
-            for name, moment in sorted(times):  # all in one order: nobody waits in a circle
-                await connection.execute(
-                    update(api_keys)
-                    .where(api_keys.c.name == name)
-                    .values(last_used_at=to_ms(moment))
-                )
-
-        await self._database.write(work)
-
-
-async def _hold_still(connection: AsyncConnection) -> None:
-    """Let no sandbox change until the transaction is over: none may come alive past a new key."""
-    if connection.dialect.name == POSTGRESQL:
-        await connection.execute(text("LOCK TABLE sandboxes IN EXCLUSIVE MODE"))
-
-
-async def _raise_versions(connection: AsyncConnection) -> list[SandboxId]:
-    c = sandboxes.c
-    live = c.state.in_([state.value for state in LIVE_STATES])
-    await connection.execute(
-        update(sandboxes).where(live).values(assignment_version=c.assignment_version + 1)
-    )
-    rows = await connection.execute(select(c.id).where(live))
-    return [SandboxId(row.id) for row in rows]
+def _usable(organization_id: str) -> ColumnElement[bool]:
+    return or_(snapshots.c.organization_id == organization_id, snapshots.c.general)
 
 
 class SqlStore:
@@ -270,6 +231,7 @@ class SqlStore:
         self._database, self._changes = database, changes
         self.sandboxes = SqlSandboxes(database, vault)
         self.snapshots = SqlSnapshots(database)
+        self.organizations = SqlOrganizations(database)
         self.keys = SqlKeys(database)
         self.nodes = cluster.SqlNodes(database, vault)
 

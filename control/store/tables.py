@@ -14,7 +14,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
+    false,
 )
+
+from control.model import ORGANIZATION
 
 metadata = MetaData(
     naming_convention={
@@ -36,7 +40,7 @@ sandboxes = Table(
     "sandboxes",
     metadata,
     Column("id", _sorted(26), primary_key=True),
-    Column("name", _sorted(255), nullable=False, unique=True),
+    Column("name", _sorted(255), nullable=False),
     Column("organization_id", String(64), nullable=False),
     Column("snapshot", _sorted(255), nullable=False),
     Column("image_id", String(64), nullable=False),
@@ -73,6 +77,7 @@ sandboxes = Table(
     Column("changed_at", BigInteger, nullable=False),
     Column("last_activity_at", BigInteger, nullable=False, index=True),
     Column("sealed", LargeBinary, nullable=False),
+    UniqueConstraint("organization_id", "name"),
 )
 
 # What labels are searched by; the record's own column is what they are read from.
@@ -91,7 +96,9 @@ snapshots = Table(
     "snapshots",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", String(255), nullable=False),
+    Column("organization_id", String(64), nullable=False, server_default=ORGANIZATION),
+    Column("general", Boolean, nullable=False, server_default=false()),
     Column("image_id", String(64), nullable=False),
     Column("user", String(255), nullable=False),
     Column("entrypoint", Text, nullable=False),
@@ -105,11 +112,25 @@ snapshots = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("last_used_at", BigInteger),
+    UniqueConstraint("organization_id", "name"),
+)
+
+organizations = Table(
+    "organizations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("max_sandboxes", Integer),
+    Column("max_cpu", Integer),
+    Column("max_memory_gib", Integer),
+    Column("max_disk_gib", Integer),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
+    Column("organization_id", String(64), primary_key=True, server_default=ORGANIZATION),
     Column("name", String(255), primary_key=True),
     Column("prefix", String(16), nullable=False, unique=True),
     Column("hash", String(64), nullable=False),

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from yurt import organizations
 from yurt.client import Client, Sandbox, YurtClientError
 
 GROUP = "yurt.commands"
@@ -32,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(organizations.app, name="org")
 
 
 @app.command()

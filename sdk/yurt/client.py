@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 # A server holds a create until the sandbox runs; it answers within a minute at the latest.
@@ -141,6 +141,20 @@ class Client:
     def delete(self, id_or_name: str) -> None:
         """Delete a sandbox with everything in it."""
         self._call("DELETE", self._api("sandbox", id_or_name))
+
+    def create_organization(self, name: str) -> dict[str, Any]:
+        """Make an organisation; ``apiKey.value`` of the answer is its first key."""
+        made: dict[str, Any] = self._json("POST", self._api("organizations"), json={"name": name})
+        return made
+
+    def organizations(self) -> Sequence[dict[str, Any]]:
+        """Return the organisations that this key knows of."""
+        known: Sequence[dict[str, Any]] = self._json("GET", self._api("organizations"))
+        return known
+
+    def delete_organization(self, organization_id: str) -> None:
+        """Remove an organisation that has no sandboxes; its keys end."""
+        self._call("DELETE", self._api("organizations", organization_id))
 
     def preview(self, sandbox: Sandbox, port: int) -> tuple[str, str]:
         """Get the URL of a port inside, and the token that opens it."""

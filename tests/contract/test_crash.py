@@ -152,7 +152,7 @@ class CutRig(Rig):
                 return True
             if not work.done():
                 return False
-            made = await self.store.sandboxes.get(name)
+            made = await self.store.sandboxes.named("default", name)
             is_idle = self.control.reconciler.queue.is_idle
             return made is not None and made.state == state and is_idle and await self.fits()
 

@@ -9,9 +9,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, create_engine, event
 
 from control.errors import ConflictError, InvalidError, NotFoundError
 from control.listing import (
@@ -24,12 +26,24 @@ from control.listing import (
     decode_cursor,
     encode_cursor,
 )
-from control.model import ApiKey, DesiredState, NetworkPolicy, Node, Resources, Run, Secrets, State
+from control.model import (
+    ApiKey,
+    DesiredState,
+    NetworkPolicy,
+    Node,
+    Organization,
+    Resources,
+    Run,
+    Secrets,
+    State,
+    Usage,
+)
 from control.store.migrate import HEAD, config
+from control.store.rows import key_values, sandbox_values
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
 from control.vault import Vault, VaultError
-from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store, in_sqlite
+from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +81,8 @@ async def test_a_record_comes_back_as_it_was_stored(store: SqlStore) -> None:
     )
     await store.sandboxes.insert(stored, most=MOST)
     assert await store.sandboxes.get(stored.id) == stored
-    assert await store.sandboxes.get("mine") == stored
-    assert await store.sandboxes.get("other") is None
+    assert await store.sandboxes.named("default", "mine") == stored
+    assert await store.sandboxes.named("default", "other") is None
 
 
 async def test_a_name_can_be_taken_only_once(store: SqlStore) -> None:
@@ -242,15 +256,15 @@ async def test_the_survey_shows_destroyed_ones_too(store: SqlStore) -> None:
 async def test_snapshots_are_found_by_id_and_name_and_replaced(store: SqlStore) -> None:
     first = a_snapshot()
     await store.snapshots.put(first)
-    assert await store.snapshots.get("default") == first
-    assert await store.snapshots.get(first.id) == first
+    assert await store.snapshots.get("default", "default") == first
+    assert await store.snapshots.get("default", first.id) == first
     renewed = replace(first, id="other-id", image_id="1" * 64)
     await store.snapshots.put(renewed)
-    assert await store.snapshots.get("default") == renewed
-    assert await store.snapshots.get(first.id) is None
-    page = await store.snapshots.page(name="efa", limit=10, offset=0)
+    assert await store.snapshots.get("default", "default") == renewed
+    assert await store.snapshots.get("default", first.id) is None
+    page = await store.snapshots.page("default", name="efa", limit=10, offset=0)
     assert (page.snapshots, page.total) == ([renewed], 1)
-    page = await store.snapshots.page(name="%", limit=10, offset=0)
+    page = await store.snapshots.page("default", name="%", limit=10, offset=0)
     assert (page.snapshots, page.total) == ([], 0)
 
 
@@ -263,7 +277,7 @@ async def test_a_change_of_keys_concerns_every_live_sandbox(store: SqlStore) -> 
     await store.sandboxes.insert(live, most=MOST)
     await store.sandboxes.insert(over, most=MOST)
     assert await store.keys.insert(a_key("one")) == [live.id]
-    assert await store.keys.remove("one") == [live.id]
+    assert await store.keys.remove("default", "one") == [live.id]
     read = await store.sandboxes.get(live.id)
     assert read is not None
     assert read.assignment_version == live.assignment_version + 2
@@ -277,9 +291,57 @@ async def test_keys_come_back_and_note_their_use(store: SqlStore) -> None:
         await store.keys.insert(key)
     await store.keys.used([("one", NOW), ("unknown", NOW)])
     assert await store.keys.all() == [replace(key, last_used_at=NOW)]
-    await store.keys.remove("one")
+    await store.keys.remove("default", "one")
     with pytest.raises(NotFoundError):
-        await store.keys.remove("one")
+        await store.keys.remove("default", "one")
+
+
+OTHER = Organization(id="other-id", name="other", created_at=NOW)
+
+
+async def test_what_an_organization_has_is_its_own(store: SqlStore) -> None:
+    ours, theirs = (
+        a_sandbox(name="same", organization_id=owner, state=State.STARTED)
+        for owner in ("default", OTHER.id)
+    )
+    await store.organizations.insert(OTHER, replace(a_key("first"), organization_id=OTHER.id))
+    for sandbox in (ours, theirs):
+        await store.sandboxes.insert(sandbox, most=MOST)
+        assert await store.sandboxes.named(sandbox.organization_id, "same") == sandbox
+        found = await store.sandboxes.page(Filter(organization_id=sandbox.organization_id), Order())
+        assert found.sandboxes == [sandbox]
+        assert await store.sandboxes.usage(sandbox.organization_id) == Usage(1, 1, 1, 3, 0)
+    assert await store.keys.insert(replace(a_key("one"), organization_id=OTHER.id)) == [theirs.id]
+    with pytest.raises(NotFoundError):
+        await store.keys.remove("default", "one")
+    private = a_snapshot("mine", id="private", organization_id=OTHER.id)
+    general = a_snapshot("all", id="general", general=True)
+    for snapshot in (private, general):
+        await store.snapshots.put(snapshot)
+        assert await store.snapshots.get(OTHER.id, snapshot.name) == snapshot
+    assert await store.snapshots.get("default", "mine") is None
+    assert await store.snapshots.get("default", "private") is None
+    assert (await store.snapshots.page("default", name="", limit=9, offset=0)).total == 1
+
+
+async def test_an_organization_goes_when_it_is_empty(store: SqlStore) -> None:
+    key = replace(a_key("first"), organization_id=OTHER.id)
+    await store.organizations.insert(OTHER, key)
+    with pytest.raises(ConflictError):
+        await store.organizations.insert(
+            replace(OTHER, id="third"), replace(key, organization_id="third", prefix="third")
+        )
+    changed = await store.organizations.change(OTHER.id, lambda one: replace(one, max_cpu=3))
+    assert await store.organizations.get(OTHER.id) == changed == replace(OTHER, max_cpu=3)
+    stored = a_sandbox(organization_id=OTHER.id)
+    await store.sandboxes.insert(stored, most=MOST)
+    with pytest.raises(ConflictError, match="1 sandboxes"):
+        await store.organizations.remove(OTHER.id)
+    assert await store.keys.all() == [key]
+    await store.sandboxes.remove(stored.id)
+    await store.organizations.remove(OTHER.id)
+    assert await store.keys.all() == []
+    assert await store.organizations.get(OTHER.id) is None
 
 
 async def test_nothing_secret_is_readable_in_the_file(place: Place) -> None:
@@ -326,19 +388,6 @@ async def test_a_database_has_the_tables_of_the_code(place: Place) -> None:
             assert await connection.run_sync(differences) == []
 
 
-def downgraded(connection: Connection) -> None:
-    """Leave of the newest database what the first version made."""
-    for statement in (
-        "DROP TABLE nodes",
-        "DROP TABLE leases",
-        "ALTER TABLE sandboxes DROP COLUMN node",
-        "ALTER TABLE sandboxes DROP COLUMN exit_reason",
-        "ALTER TABLE sandboxes DROP COLUMN exit_reached",
-        "UPDATE alembic_version SET version_num = '0001'",
-    ):
-        connection.exec_driver_sql(statement)
-
-
 async def test_the_disks_of_each_node_are_summed_up(store: SqlStore) -> None:
     assert await store.sandboxes.disks() == {}
     for node, gib, state in (
@@ -353,16 +402,37 @@ async def test_the_disks_of_each_node_are_summed_up(store: SqlStore) -> None:
     assert await store.sandboxes.disks() == {"a": 8, "b": 11}
 
 
+def of_the_first_version(connection: Connection, stored: Sandbox) -> None:
+    """Make a database as the first version did, with one record, its label and a key."""
+    configuration = config()
+    configuration.attributes["connection"] = connection
+    command.upgrade(configuration, "0001")
+    known = MetaData()
+    known.reflect(connection)
+    tables = known.tables
+    values = sandbox_values(stored, VAULT)
+    columns = tables["sandboxes"].columns.keys()
+    connection.execute(tables["sandboxes"].insert(), {name: values[name] for name in columns})
+    labels = [{"sandbox_id": stored.id, "key": k, "value": v} for k, v in stored.labels.items()]
+    connection.execute(tables["labels"].insert(), labels)
+    key = {k: v for k, v in key_values(a_key("one")).items() if k != "organization_id"}
+    connection.execute(tables["api_keys"].insert(), key)
+
+
 async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
     stored = a_sandbox(labels={"a": "b"}, run=Run(2, "f" * 32, 7, 8, 9))
-    place = in_sqlite(tmp_path)
-    async with place.opened() as store:
-        await store.sandboxes.insert(stored, most=MOST)
-        async with store._database._writer.begin() as connection:
-            await connection.run_sync(downgraded)
-    async with place.opened() as store, store._database._writer.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    path = tmp_path / "yurt.db"
+    engine = create_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", lambda made, _: made.execute("PRAGMA foreign_keys=ON"))
+    with engine.begin() as connection:
+        of_the_first_version(connection, stored)
+    engine.dispose()
+    async with open_sqlite(path, VAULT) as store, store._database._writer.connect() as connection_:
+        assert await connection_.run_sync(differences) == []
         assert await store.sandboxes.get(stored.id) == replace(stored, node="local")
+        assert await store.sandboxes.count(Filter(labels={"a": "b"})) == 1
+        assert await store.keys.all() == [a_key("one")]
+        assert [one.id for one in await store.organizations.all()] == ["default"]
 
 
 def test_the_newest_migration_is_named() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -110,6 +111,19 @@ class Runner:
         return {"phase": self.phase, "last_activity_at": 0.0, "connections": 0}
 
 
+@dataclass(frozen=True)
+class Tenant:
+    """An organisation and its first key."""
+
+    rig: Rig
+    id: str
+    key: str
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.key}", **more.pop("headers", {})}
+        return await self.rig.http.request(method, path, headers=headers, **more)
+
+
 class Rig:
     """Control and its doubles. ``boots`` says what becomes of each start."""
 
@@ -188,6 +202,12 @@ class Rig:
     async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
         return await self.http.request(method, path, **more)
 
+    async def tenant(self, name: str) -> Tenant:
+        """Make an organisation, and be one of it."""
+        made = await self.call("POST", "/organizations", json={"name": name})
+        assert made.status_code == 201, made.text
+        return Tenant(self, made.json()["id"], made.json()["apiKey"]["value"])
+
     async def create(self, **body: Any) -> dict[str, Any]:
         answer = await self.call("POST", "/sandbox", json=body)
         assert answer.status_code == 200, answer.text
@@ -241,13 +261,15 @@ class Rig:
             await self.scheduler.forget(sandbox_id)
         for route in await self.registry.routes():
             await self.registry.deregister(route.sandbox_id)
-        await self.store.snapshots.put(a_snapshot())
+        await self.store.snapshots.put(a_snapshot(general=True))
         self.scheduler.disks.clear()
         self.scheduler.lost.clear()
         self.scheduler.disk_mib = DISK_MIB
         self.scheduler.most = None
         self.boots = Runner.boot
         self.http.headers["authorization"] = f"Bearer {self.secrets.api_key}"
+        for organization in (await self.call("GET", "/organizations")).json()[1:]:
+            await self.call("DELETE", f"/organizations/{organization['id']}")
         for key in (await self.call("GET", "/api-keys")).json()[1:]:
             await self.call("DELETE", f"/api-keys/{key['name']}")
         await self.control.reconciler.resync()
@@ -286,6 +308,6 @@ async def eventually(
 async def a_rig(directory: Path, **settings: Any) -> AsyncIterator[Rig]:
     """A running control with a default snapshot."""
     async with a_store(directory) as store:
-        await store.snapshots.put(a_snapshot())
+        await store.snapshots.put(a_snapshot(general=True))
         async with Rig(directory, store, **settings) as rig:
             yield rig

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from control.model import ORGANIZATION
 from control.snapshots import DEFAULT
 from control.store.sqlite import open_sqlite
 from control.vault import Vault, load_keys
@@ -29,7 +30,7 @@ def add_snapshot(instance: Instance, name: str, entrypoint: Sequence[str]) -> No
 
     async def add() -> None:
         async with opened(instance) as store:
-            default = await store.snapshots.get(DEFAULT)
+            default = await store.snapshots.get(ORGANIZATION, DEFAULT)
             assert default is not None
             made = replace(default, id=str(uuid.uuid4()), name=name, entrypoint=tuple(entrypoint))
             await store.snapshots.put(made)

@@ -197,3 +197,22 @@ def test_without_address_and_key_it_says_how_to_get_them(monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(YurtClientError, match="yurt env"):
         Client.from_environment()
+
+
+def test_organizations_are_made_listed_and_removed(
+    command_line: Callable[[Answers], Server],
+) -> None:
+    made = {"id": "an-id", "name": "acme", "apiKey": {"name": "first", "value": "a-key"}}
+    server = command_line(
+        {
+            ("POST", "/api/organizations"): httpx.Response(201, json=made),
+            ("GET", "/api/organizations"): httpx.Response(200, json=[made]),
+            ("DELETE", "/api/organizations/an-id"): httpx.Response(204),
+        }
+    )
+    run = CliRunner().invoke
+    assert run(cli.app, ["org", "create", "acme"]).stdout == "an-id\na-key\n"
+    assert json.loads(server.requests[0].content) == {"name": "acme"}
+    assert run(cli.app, ["org", "ls"]).stdout == "an-id  acme\n"
+    assert run(cli.app, ["org", "rm", "an-id"]).exit_code == 0
+    assert len(server.requests) == 3

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from control.model import DesiredState, State
+from control.model import ORGANIZATION, DesiredState, State
 from tests.support.control_rig import Rig, a_rig, complaint, eventually
 from tests.support.records import a_sandbox
 
@@ -241,7 +241,7 @@ async def test_resources_can_be_asked_for_without_naming_a_snapshot(rig: Rig) ->
 
 
 async def test_without_a_default_snapshot_a_create_says_what_to_do(rig: Rig) -> None:
-    snapshot = await rig.store.snapshots.get("default")
+    snapshot = await rig.store.snapshots.get(ORGANIZATION, "default")
     assert snapshot is not None
     await rig.store.snapshots.put(replace(snapshot, name="other"))
     answer = await rig.call("POST", "/sandbox", json={})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -12,11 +12,12 @@ import pytest
 from control import app, gates as gates_of
 from control.errors import UnavailableError
 from control.gates import HttpGates
-from control.model import Node
+from control.model import ORGANIZATION, Node
 from control.naming import SandboxId
 from control.nodes import Nodes
 from control.reconcile import loop
 from control.reconcile.strays import stray_disks
+from control.sandboxes import Sandboxes
 from jobs.memory import NODE
 from jobs.runner.message import DOWN, DOWN_ANSWER, UP, UP_ANSWER, Head, seal
 from tests.support.control_rig import NODE_KEY, Rig, Runner, eventually
@@ -24,6 +25,8 @@ from tests.support.records import NOW
 
 if TYPE_CHECKING:
     from control.model import Sandbox
+    from control.records import Records
+    from control.store import Store
 
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 
@@ -33,7 +36,7 @@ GONE = SandboxId("2" * 26)
 
 
 async def record(rig: Rig, runner: Runner) -> Sandbox:
-    return await rig.control.records.find(runner.job.sandbox_id)
+    return await rig.control.records.find(ORGANIZATION, runner.job.sandbox_id)
 
 
 async def look(rig: Rig) -> None:
@@ -290,9 +293,13 @@ async def test_what_is_asked_of_an_unknown_sandbox_is_done_on_its_return(
     for sandbox_id in (stopped, deleted):
         rig.runners[sandbox_id].answers = False
     await look(rig)
-    sandboxes = rig.control.api.state.service.sandboxes
     quick = rig.settings.model_copy(update={"hold_seconds": 0.05})
-    monkeypatch.setattr(sandboxes, "_settings", quick)
+    patient = Sandboxes.__init__
+
+    def impatient(self: Sandboxes, owner: str, store: Store, records: Records, *more: Any) -> None:
+        patient(self, owner, store, records, quick, *more[1:])
+
+    monkeypatch.setattr(Sandboxes, "__init__", impatient)
     assert (await rig.call("POST", f"/sandbox/{stopped}/stop")).json()["state"] == "stopping"
     await rig.call("DELETE", f"/sandbox/{deleted}")
     await rig.settle()

@@ -63,7 +63,7 @@ async def test_calling_back_what_opens_nothing_is_nothing(rig: Rig) -> None:
     for token in ("x", "a" * 23, "box-" + "2" * 23):
         path = f"/sandbox/box/ports/80/signed-preview-url/{token}/expire"
         assert (await rig.call("POST", path)).status_code == 200
-    kept = await rig.store.sandboxes.get("box")
+    kept = await rig.store.sandboxes.named("default", "box")
     assert kept is not None
     assert "x" not in kept.secrets.revoked
 

@@ -31,6 +31,10 @@ NEEDS = {
         ("GET", "/api/snapshots/{name:path}"),
         ("GET", "/api/regions"),
         ("GET", "/api/shared-regions"),
+        ("GET", "/api/organizations"),
+        ("GET", "/api/organizations/{organization_id}"),
+        ("GET", "/api/organizations/{organization_id}/usage"),
+        ("GET", "/api/users/me"),
     },
     DELETE: {("DELETE", "/api/sandbox/{name}")},
     MANAGE: {
@@ -38,6 +42,8 @@ NEEDS = {
         ("POST", "/api/api-keys"),
         ("GET", "/api/api-keys/{name}"),
         ("DELETE", "/api/api-keys/{name}"),
+        ("POST", "/api/organizations"),
+        ("DELETE", "/api/organizations/{organization_id}"),
     },
 }
 

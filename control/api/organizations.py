@@ -1,0 +1,67 @@
+"""The calls around organisations, their use of the machines, and who is asking."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from control.api.bodies import OrganizationBody, read_body
+from control.api.caller import AnyCaller, KeyManager
+from control.api.wire import answer, iso, organization_json, usage_json
+from control.keys import FIRST
+
+router = APIRouter(prefix="/api")
+
+
+@router.post("/organizations")
+async def create(request: Request, caller: KeyManager) -> Response:
+    """Make an organisation; its first key is shown once, here."""
+    body = await read_body(request, OrganizationBody)
+    made, value = await caller.service.organizations.create(body.name, by=caller.key)
+    shown = organization_json(made, caller.service.settings)
+    return answer({**shown, "apiKey": {"name": FIRST, "value": value}}, 201)
+
+
+@router.get("/organizations")
+async def list_organizations(caller: AnyCaller) -> Response:
+    """List the caller's organisation; whoever runs the installation sees all."""
+    known = await caller.service.organizations.visible(caller.key)
+    return answer([organization_json(one, caller.service.settings) for one in known])
+
+
+@router.get("/organizations/{organization_id}")
+async def get(organization_id: str, caller: AnyCaller) -> Response:
+    """Show an organisation."""
+    found = await caller.service.organizations.get(organization_id, by=caller.key)
+    return answer(organization_json(found, caller.service.settings))
+
+
+@router.delete("/organizations/{organization_id}")
+async def delete(organization_id: str, caller: KeyManager) -> Response:
+    """Remove an organisation that has no sandboxes."""
+    await caller.service.organizations.remove(organization_id, by=caller.key)
+    return Response(status_code=204)
+
+
+@router.get("/organizations/{organization_id}/usage")
+async def usage(organization_id: str, caller: AnyCaller) -> Response:
+    """Show what an organisation uses, and how much it may."""
+    found = await caller.service.organizations.get(organization_id, by=caller.key)
+    used = await caller.service.store.sandboxes.usage(found.id)
+    return answer(usage_json(found, used, caller.service.settings))
+
+
+@router.get("/users/me")
+async def me(caller: AnyCaller) -> Response:
+    """Show who is asking: there are no users but organisations."""
+    found = await caller.service.organizations.get(caller.organization_id, by=caller.key)
+    return answer(
+        {
+            "id": found.id,
+            "name": found.name,
+            "email": "",
+            "emailVerified": False,
+            "publicKeys": [],
+            "createdAt": iso(found.created_at),
+        }
+    )
