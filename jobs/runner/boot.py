@@ -71,6 +71,7 @@ class Sandbox:
         """Make its namespaces and its link, which nothing passes yet."""
         self.job, self.slot, self.scratch, self._marks = job, slot, scratch, marks
         self._mounted: list[str] = []
+        self.disk_is_new = False
         closing = network.begin_rules(network.close_rules(slot))
         self.owner = rootfs.Owner(slot.uid_base)
         network.finish_closing(closing, slot)
@@ -89,6 +90,7 @@ class Sandbox:
         """
         job, scratch = self.job, self.scratch
         self._disk_lock = disk.claim(job.data, job.sandbox_id, pause=pause)
+        self.disk_is_new = not os.path.exists(disk.paths(job.data, job.sandbox_id)[0])
         path = disk.ensure(job.data, job.sandbox_id, job.disk_bytes)
         self.disk_directory = f"{scratch}/volume"
         os.mkdir(self.disk_directory, 0o700)

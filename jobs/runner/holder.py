@@ -425,9 +425,18 @@ class Holder:
         _reap()
         if hasattr(self, "sandbox"):
             self.sandbox.unmount()
+            if code == record.FENCED_CODE and self.sandbox.disk_is_new and not self._assignment:
+                self._drop_disk()
         network.release(self._runner.slot)
         self._runner.end(reason, code, self.phase, getattr(self, "reporter", None))
         return code
+
+    def _drop_disk(self) -> None:
+        """Remove what was made for a start that another runner has: nobody would look for it."""
+        try:
+            disk.remove(self.job.data, self.job.sandbox_id)
+        except (disk.DiskError, OSError) as error:
+            sys.stderr.write(f"runner: {error!r}\n")
 
 
 def hold(runner: Runner) -> int:

@@ -237,7 +237,8 @@ class Callers:
 
     Attributes:
         statuses: how often each status was answered; 0 for no answer.
-        wrong: answers from inside of another sandbox.
+        wrong: answers from inside of another sandbox; one that is cut short by the end of its own
+            sandbox is empty.
     """
 
     def __init__(self, api: Api) -> None:
@@ -282,5 +283,5 @@ class Callers:
             said = answer.json()["result"].strip() if status == 200 else ""
         with self._lock:
             self.statuses[status] += 1
-            if status == 200 and said != sandbox_id:
+            if said not in {"", sandbox_id}:
                 self.wrong.append(f"{url} was answered by {said!r}")

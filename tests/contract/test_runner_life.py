@@ -16,6 +16,7 @@ import pytest
 from jobs.installed import interpreter, link_runner
 from jobs.runner import admission, locks
 from jobs.runner.holder import Holder
+from jobs.runner.record import FENCED_CODE
 from tests.support.runner_rig import ASSIGNMENT, NEEDS, SUBNET, Rig, eventually
 
 pytestmark = [pytest.mark.contract, *NEEDS]
@@ -231,6 +232,28 @@ def test_a_taken_port_is_reported(rig: Rig) -> None:
         f"the gate cannot listen on 127.0.0.1:{port}: Address already in use"
     )
     assert rig.exit_of(A)["code"] == 1
+
+
+@pytest.mark.parametrize("was_there", [False, True], ids=["new disk", "old disk"])
+def test_a_start_that_another_runner_has_leaves_no_disk_of_its_own(
+    rig: Rig, was_there: bool
+) -> None:
+    if was_there:
+        process = rig.start(A)
+        rig.until(A, "ready")
+        rig.stop(A, process)
+    disk = rig.data / "disks" / A / "disk.img"
+    rig.control.refusal = "409 Conflict"
+    rig.control.release.clear()
+    try:
+        process = rig.start(A, generation=2)
+        eventually(disk.exists)
+        rig.control.release.set()
+        assert process.wait(20) == FENCED_CODE
+    finally:
+        rig.control.refusal = ""
+        rig.control.release.set()
+    assert disk.exists() == was_there
 
 
 def test_the_end_waits_for_control_only_so_long(rig: Rig) -> None:

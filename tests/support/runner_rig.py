@@ -76,11 +76,17 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 class FakeControl:
-    """Answers reports on a unix socket; ``hold`` keeps back assignments."""
+    """Answers reports on a unix socket.
+
+    Attributes:
+        release: while it is not set, assignments are kept back.
+        refusal: a status line instead of an assignment.
+    """
 
     def __init__(self, data: Path) -> None:
         self.reports: list[dict[str, Any]] = []
         self.assignment = ASSIGNMENT
+        self.refusal = ""
         self.release = threading.Event()
         self.release.set()
         path = data / "run" / "control.sock"
@@ -120,13 +126,14 @@ class FakeControl:
             report = {**json.loads(body), "sandbox": head.sandbox, "generation": head.generation}
             self.reports.append(report)
             answer: dict[str, Any] = {}
+            status = "200 OK"
             if report["phase"] == "assign":
                 self.release.wait()
-                answer = self.assignment
+                answer, status = self.assignment, self.refusal or status
             text = json.dumps(answer).encode()
             sealed = message.seal(KEY, message.UP_ANSWER, head, text)
             lines = [f"{name}: {value}" for name, value in sealed.items()]
-            lines = ["HTTP/1.1 200 OK", f"content-length: {len(text)}", *lines]
+            lines = [f"HTTP/1.1 {status}", f"content-length: {len(text)}", *lines]
             with contextlib.suppress(BrokenPipeError):  # the runner did not wait any longer
                 connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + text)
 
