@@ -17,7 +17,15 @@ from control.errors import (
     NotFoundError,
     UnavailableError,
 )
-from control.model import LIVE_STATES, STARTING_STATES, DesiredState, Run, Sandbox, State
+from control.model import (
+    LIVE_STATES,
+    STARTING_STATES,
+    DesiredState,
+    Run,
+    Sandbox,
+    State,
+    StoppedBy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +95,8 @@ def _begin(sandbox: Sandbox, now: datetime) -> Sandbox:
         moved,
         error_reason=None,
         recoverable=False,
+        stopped_by=None,
+        stopped_at=None,
         last_activity_at=now,
         run=Run(generation=sandbox.run.generation + 1),
     )
@@ -95,6 +105,8 @@ def _begin(sandbox: Sandbox, now: datetime) -> Sandbox:
 def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
     """Ask for a stop; an ephemeral sandbox is deleted with it.
 
+    From then on only a start wakes it, also if the collector was about to stop it.
+
     Raises:
         NotFoundError: it was deleted.
         ConflictError: it is on its way to somewhere else.
@@ -102,7 +114,7 @@ def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
     """
     exists(sandbox)
     if sandbox.state is State.STOPPING:
-        return sandbox
+        return replace(sandbox, stopped_by=StoppedBy.API)
     if sandbox.state is State.ERROR:
         raise InvalidError("Sandbox is not in a stoppable state")
     if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
@@ -112,7 +124,7 @@ def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
     if sandbox.intervals.delete == 0:
         return delete(sandbox, now)
     moved = _moved(sandbox, State.STOPPING, DesiredState.STOPPED, now)
-    return replace(moved, last_activity_at=now)
+    return replace(moved, last_activity_at=now, stopped_by=StoppedBy.API)
 
 
 def delete(sandbox: Sandbox, now: datetime) -> Sandbox:
@@ -293,7 +305,13 @@ def stopped(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sa
     if sandbox.intervals.delete == 0:
         return delete(sandbox, now)
     moved = _moved(sandbox, State.STOPPED, DesiredState.STOPPED, now)
-    return replace(moved, error_reason=reason[:MAX_REASON] or None)
+    by = sandbox.stopped_by if sandbox.state is State.STOPPING else None
+    return replace(
+        moved,
+        error_reason=reason[:MAX_REASON] or None,
+        stopped_by=by or StoppedBy.CRASH,
+        stopped_at=now,
+    )
 
 
 def lost(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:

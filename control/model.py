@@ -62,6 +62,14 @@ class DesiredState(StrEnum):
     PAUSED = "paused"
 
 
+class StoppedBy(StrEnum):
+    """Who ended a run."""
+
+    API = "api"  # somebody who may: it sleeps until it is started
+    COLLECTOR = "collector"  # nobody used it for long
+    CRASH = "crash"  # nobody: its runner, its node or the scheduler gave up
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one sandbox may use: cores, and GiB of memory and disk."""
@@ -76,11 +84,13 @@ class Intervals:
     """Timers in minutes, counted from the last activity.
 
     ``stop`` 0 is never, ``archive`` 0 is the maximum, ``delete`` -1 is never and 0 is at the stop.
+    ``ttl`` counts from when it was set, whatever happens; 0 is never.
     """
 
     stop: int = 15
     archive: int = 10_080
     delete: int = -1
+    ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,9 @@ class Sandbox:
         changed_at: when ``state`` was reached; deadlines count from here.
         recoverable: an error after which a start may be tried again.
         node: where its disk is; empty before the first start.
+        stopped_by: who ended its newest run or asked for that; None while it is to run.
+        stopped_at: when that run was over.
+        destroy_at: when ``intervals.ttl`` is over.
     """
 
     id: SandboxId
@@ -162,6 +175,9 @@ class Sandbox:
     error_reason: str | None = None
     recoverable: bool = False
     node: str = ""
+    stopped_by: StoppedBy | None = None
+    stopped_at: datetime | None = None
+    destroy_at: datetime | None = None
     run: Run = field(default_factory=Run)
     assignment_version: int = 1
     created_at: datetime
@@ -176,6 +192,11 @@ class Sandbox:
         if self.state is State.ERROR:
             return self.desired_state is not DesiredState.DESTROYED
         return self.state.value == self.desired_state.value
+
+    @property
+    def wakes(self) -> bool:
+        """Tell whether whoever wants to use it may start it by that: nobody asked for its end."""
+        return self.stopped_by in {StoppedBy.COLLECTOR, StoppedBy.CRASH}
 
 
 class SnapshotState(StrEnum):

@@ -23,6 +23,7 @@ from control.model import (
     Snapshot,
     SnapshotState,
     State,
+    StoppedBy,
 )
 from control.naming import SandboxId
 from control.store import Outline
@@ -84,11 +85,15 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "auto_stop_minutes": intervals.stop,
         "auto_archive_minutes": intervals.archive,
         "auto_delete_minutes": intervals.delete,
+        "ttl_minutes": intervals.ttl,
         "state": sandbox.state.value,
         "desired_state": sandbox.desired_state.value,
         "error_reason": sandbox.error_reason,
         "recoverable": sandbox.recoverable,
         "node": sandbox.node,
+        "stopped_by": sandbox.stopped_by and sandbox.stopped_by.value,
+        "stopped_at": _maybe_ms(sandbox.stopped_at),
+        "destroy_at": _maybe_ms(sandbox.destroy_at),
         **asdict(run),
         "assignment_version": sandbox.assignment_version,
         "created_at": to_ms(sandbox.created_at),
@@ -120,13 +125,19 @@ def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
         target=of["target"],
         resources=Resources(of["cpu"], of["memory_gib"], of["disk_gib"]),
         intervals=Intervals(
-            of["auto_stop_minutes"], of["auto_archive_minutes"], of["auto_delete_minutes"]
+            of["auto_stop_minutes"],
+            of["auto_archive_minutes"],
+            of["auto_delete_minutes"],
+            of["ttl_minutes"],
         ),
         state=State(of["state"]),
         desired_state=DesiredState(of["desired_state"]),
         error_reason=of["error_reason"],
         recoverable=of["recoverable"],
         node=of["node"],
+        stopped_by=of["stopped_by"] and StoppedBy(of["stopped_by"]),
+        stopped_at=_maybe(of["stopped_at"]),
+        destroy_at=_maybe(of["destroy_at"]),
         run=Run(
             of["generation"],
             of["incarnation"],

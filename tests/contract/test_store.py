@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +29,7 @@ from control.listing import (
 from control.model import (
     ApiKey,
     DesiredState,
+    Intervals,
     NetworkPolicy,
     Node,
     Organization,
@@ -36,6 +37,7 @@ from control.model import (
     Run,
     Secrets,
     State,
+    StoppedBy,
     Usage,
 )
 from control.store.migrate import HEAD, config
@@ -74,6 +76,10 @@ async def test_a_record_comes_back_as_it_was_stored(store: SqlStore) -> None:
         network=NetworkPolicy(block_all=True, allow=("1.2.3.0/24",)),
         private_ports=(5901,),
         node="n1",
+        stopped_by=StoppedBy.COLLECTOR,
+        stopped_at=datetime(2026, 1, 2, tzinfo=UTC),
+        destroy_at=datetime(2027, 1, 2, tzinfo=UTC),
+        intervals=Intervals(1, 2, 3, 4),
         run=Run(3, "f" * 32, 7, 8, 9, "the disk is full", "attached"),
         secrets=Secrets(env={"K": "v"}, revoked={"abc": 5}),
         error_reason="why",
