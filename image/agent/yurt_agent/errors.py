@@ -65,6 +65,13 @@ class InvalidPathError(BadRequestError):
     code = "INVALID_FILE_PATH"
 
 
+class UnauthorizedError(ToolboxError):
+    """Another server wants to know who asks."""
+
+    status = 401
+    code = "UNAUTHORIZED"
+
+
 class ForbiddenError(ToolboxError):
     """The caller may not do this."""
 
@@ -126,6 +133,13 @@ class RangeError(ToolboxError):
     code = "RANGE_NOT_SATISFIABLE"
 
 
+class UnprocessableError(ToolboxError):
+    """It was understood and refused."""
+
+    status = 422
+    code = "UNPROCESSABLE_ENTITY"
+
+
 class UpgradeRequiredError(ToolboxError):
     """This route speaks WebSocket only."""
 
@@ -144,6 +158,13 @@ class FileReadError(ToolboxError):
     """The file could not be read or written."""
 
     code = "FILE_READ_FAILED"
+
+
+class BadGatewayError(ToolboxError):
+    """Another server could not be reached, or broke off."""
+
+    status = 502
+    code = "BAD_GATEWAY"
 
 
 class UnavailableError(ToolboxError):

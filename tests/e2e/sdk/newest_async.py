@@ -55,6 +55,7 @@ class Newest:
     """Drives ``daytona`` with await."""
 
     name = "newest, async"
+    makes_branches = True
 
     def __init__(self) -> None:
         self.sdk = AsyncDaytona()
@@ -133,6 +134,9 @@ class Newest:
 
     async def names_in(self, path: str) -> list[str]:
         return [item.name for item in await self.sandbox.fs.list_files(path)]
+
+    async def git(self, call: str, *arguments: object) -> Any:
+        return await getattr(self.sandbox.git, call)(*arguments)
 
     async def preview(self, port: int) -> tuple[str, str]:
         link = await self.sandbox.get_preview_link(port)

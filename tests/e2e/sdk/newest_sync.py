@@ -54,6 +54,7 @@ class Newest:
     """Drives ``daytona`` without await."""
 
     name = "newest, sync"
+    makes_branches = True
 
     def __init__(self) -> None:
         self.sdk = Daytona()
@@ -129,6 +130,9 @@ class Newest:
 
     async def names_in(self, path: str) -> list[str]:
         return [item.name for item in self.sandbox.fs.list_files(path)]
+
+    async def git(self, call: str, *arguments: object) -> Any:
+        return getattr(self.sandbox.git, call)(*arguments)
 
     async def preview(self, port: int) -> tuple[str, str]:
         link = self.sandbox.get_preview_link(port)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import aiohttp  # type: ignore[import-not-found]
 
@@ -50,6 +50,7 @@ class Client(Protocol):
     """What the tour needs of an SDK. ``create`` remembers the sandbox for the other calls."""
 
     name: str
+    makes_branches: bool
 
     async def create(self, name: str, env: dict[str, str], labels: dict[str, str]) -> str: ...
     async def describe(self) -> dict[str, object]: ...
@@ -71,6 +72,7 @@ class Client(Protocol):
     async def upload_file(self, local: Path, path: str) -> None: ...
     async def download_file(self, path: str, local: Path) -> None: ...
     async def names_in(self, path: str) -> list[str]: ...
+    async def git(self, call: str, *arguments: object) -> Any: ...
     async def preview(self, port: int) -> tuple[str, str]: ...
     async def stop(self) -> None: ...
     async def start(self) -> None: ...
@@ -212,6 +214,43 @@ async def files(tour: Tour) -> None:
     expect("names in the folder", sorted(await client.names_in(folder)), sorted(contents))
 
 
+async def git(tour: Tour) -> None:
+    client, place = tour.client, f"/tmp/git-{tour.mark}"
+    code, text = await client.execute(f"git init --quiet --bare -b main {place}/up.git")
+    expect("git init", (code, text), (0, ""))
+
+    async def call(name: str, *arguments: object) -> Any:
+        return await tour.call(f"git.{name}", client.git(name, *arguments))
+
+    ours, theirs = f"{place}/ours", f"{place}/theirs"
+    await call("clone", f"{place}/up.git", ours)
+    await client.upload(tour.mark.encode(), f"{ours}/file ü")
+    (file,) = (await call("status", ours)).file_status
+    expect(
+        "status",
+        (file.name, str(getattr(file.staging, "value", file.staging))),
+        ("file ü", "Untracked"),
+    )
+    await call("add", ours, ["."])
+    await call("commit", ours, tour.value, "Tour", "tour@example.org")
+    await call("push", ours)
+    await call("clone", f"{place}/up.git", theirs)
+    expect("cloned file", await client.download(f"{theirs}/file ü"), tour.mark.encode())
+    if client.makes_branches:
+        await call("create_branch", ours, "topic")
+        await call("checkout_branch", ours, "main")
+        expect("branches", sorted((await call("branches", ours)).branches), ["main", "topic"])
+        await call("delete_branch", ours, "topic")
+    expect("branches", (await call("branches", ours)).branches, ["main"])
+    await client.upload(tour.mark[::-1].encode(), f"{ours}/second")
+    await call("add", ours, ["second"])
+    await call("commit", ours, "second", "Tour", "tour@example.org")
+    expect("ahead", (await call("status", ours)).ahead, 1)
+    await call("push", ours)
+    await call("pull", theirs)
+    expect("pulled file", await client.download(f"{theirs}/second"), tour.mark[::-1].encode())
+
+
 async def large_file(tour: Tour) -> None:
     local, back, path = tour.scratch / "out", tour.scratch / "back", f"/tmp/large-{tour.mark}"
     digest = make_random_file(local, tour.size)
@@ -279,7 +318,7 @@ async def delete(tour: Tour) -> None:
 
 STEPS = (
     *(create, execute, code_run, session, pty),
-    *(files, large_file, preview, stop_and_start, delete),
+    *(files, git, large_file, preview, stop_and_start, delete),
 )
 
 

@@ -24,6 +24,7 @@ class Old:
     """Drives ``daytona-sdk`` 0.21 with await."""
 
     name = "0.21, async"
+    makes_branches = False
 
     def __init__(self) -> None:
         self.sdk = AsyncDaytona()
@@ -97,6 +98,9 @@ class Old:
 
     async def names_in(self, path: str) -> list[str]:
         return [item.name for item in await self.sandbox.fs.list_files(path)]
+
+    async def git(self, call: str, *arguments: object) -> Any:
+        return await getattr(self.sandbox.git, call)(*arguments)
 
     async def preview(self, port: int) -> tuple[str, str]:
         link = await self.sandbox.get_preview_link(port)
