@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from fastapi import FastAPI
 
 from control.api import (
+    description,
     envelope,
     internal,
     keys,
@@ -64,6 +65,7 @@ _ROUTERS = (
     organizations.router,
     snapshots.router,
     public.router,
+    description.router,
     internal.router,
 )
 

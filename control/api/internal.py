@@ -21,7 +21,7 @@ router = APIRouter(prefix="/internal")
 _PROXIED = ("x-forwarded-for", "x-forwarded-host", "forwarded", "via")
 
 
-@router.post("/report")
+@router.post("/report", include_in_schema=False)
 async def report(request: Request) -> Response:
     """Take a runner's report."""
     if any(name in request.headers for name in _PROXIED):

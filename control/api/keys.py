@@ -7,12 +7,13 @@ from starlette.responses import Response
 
 from control.api.bodies import KeyBody, read_body
 from control.api.caller import AnyCaller, KeyManager
+from control.api.description import takes
 from control.api.wire import answer, key_json
 
 router = APIRouter(prefix="/api/api-keys")
 
 
-@router.post("")
+@router.post("", status_code=201, openapi_extra=takes(KeyBody))
 async def create(request: Request, caller: KeyManager) -> Response:
     """Make a key."""
     body = await read_body(request, KeyBody)
@@ -42,7 +43,7 @@ async def get(name: str, caller: KeyManager) -> Response:
     return answer(key_json(caller.service.keys.get(caller.organization_id, name)))
 
 
-@router.delete("/{name}")
+@router.delete("/{name}", status_code=204)
 async def delete(name: str, caller: KeyManager) -> Response:
     """Call a key back: gates hear of it at once."""
     await caller.service.keys.remove(name, by=caller.key)

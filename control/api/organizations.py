@@ -7,13 +7,14 @@ from starlette.responses import Response
 
 from control.api.bodies import OrganizationBody, read_body
 from control.api.caller import AnyCaller, KeyManager
+from control.api.description import takes
 from control.api.wire import answer, iso, organization_json, usage_json
 from control.keys import FIRST
 
 router = APIRouter(prefix="/api")
 
 
-@router.post("/organizations")
+@router.post("/organizations", status_code=201, openapi_extra=takes(OrganizationBody))
 async def create(request: Request, caller: KeyManager) -> Response:
     """Make an organisation; its first key is shown once, here."""
     body = await read_body(request, OrganizationBody)
@@ -36,7 +37,7 @@ async def get(organization_id: str, caller: AnyCaller) -> Response:
     return answer(organization_json(found, caller.service.settings))
 
 
-@router.delete("/organizations/{organization_id}")
+@router.delete("/organizations/{organization_id}", status_code=204)
 async def delete(organization_id: str, caller: KeyManager) -> Response:
     """Remove an organisation that has no sandboxes."""
     await caller.service.organizations.remove(organization_id, by=caller.key)

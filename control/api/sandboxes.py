@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from control.api.bodies import CreateBody, LabelsBody, integer, read_body, truth
 from control.api.caller import AnyCaller, Caller, Deleter, Writer
+from control.api.description import takes
 from control.api.lists import cursor_order, page_order, read_filter
 from control.api.wire import answer, sandbox_json
 from control.listing import Filter, Order, encode_cursor
@@ -29,7 +30,7 @@ def _one(caller: Caller, sandbox: Sandbox) -> Response:
     return answer(_json(caller, sandbox))
 
 
-@router.post("")
+@router.post("", openapi_extra=takes(CreateBody))
 async def create(request: Request, caller: Writer) -> Response:
     """Create a sandbox and answer when it is started."""
     body = await read_body(request, CreateBody)
@@ -103,7 +104,7 @@ async def recover(name: str, caller: Writer) -> Response:
     return _one(caller, await caller.sandboxes.recover(name))
 
 
-@router.put("/{name}/labels")
+@router.put("/{name}/labels", openapi_extra=takes(LabelsBody))
 async def set_labels(name: str, request: Request, caller: Writer) -> Response:
     """Replace all labels."""
     labels = (await read_body(request, LabelsBody)).labels
@@ -149,7 +150,7 @@ async def _amend(caller: Caller, name: str, change: Callable[[Sandbox], Sandbox]
     return _one(caller, await caller.sandboxes.amend(name, change))
 
 
-@router.post("/{name}/last-activity")
+@router.post("/{name}/last-activity", status_code=201)
 async def touch(name: str, caller: Writer) -> Response:
     """Note activity."""
     await caller.sandboxes.touch(name)

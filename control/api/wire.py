@@ -25,6 +25,8 @@ from control.model import (
 )
 from control.settings import Settings
 
+# Where the public description has a time that cannot be absent.
+_NEVER = "1970-01-01T00:00:00.000Z"
 _VERSION = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
 _SINCE_CURSOR_LIST = (0, 150, 0)
 _SINCE_RESIZING = (0, 143, 0)
@@ -187,9 +189,9 @@ def organization_json(organization: Organization, settings: Settings) -> dict[st
         "createdAt": created,
         "updatedAt": created,
         "suspended": False,
-        "suspendedAt": None,
-        "suspensionReason": None,
-        "suspendedUntil": None,
+        "suspendedAt": _NEVER,
+        "suspensionReason": "",
+        "suspendedUntil": _NEVER,
         "suspensionCleanupGracePeriodHours": 0,
         "maxCpuPerSandbox": settings.max_cpu,
         "maxMemoryPerSandbox": settings.max_memory_gib,

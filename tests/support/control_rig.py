@@ -22,6 +22,7 @@ from control.vault import Keys, new_api_key
 from jobs.memory import DISK_MIB, NODE, MemoryScheduler
 from jobs.runner.gate_holder import MESSAGE_LIMIT
 from jobs.runner.message import UP, UP_ANSWER, Head, seal, unseal
+from tests.support.public import deviations, operation_of
 from tests.support.records import a_snapshot, a_store
 from traefik.memory import MemoryRegistry
 
@@ -159,7 +160,18 @@ class Rig:
             base_url="http://localhost:9878/api",
             trust_env=False,
             headers={"authorization": f"Bearer {self.secrets.api_key}"},
+            event_hooks={"response": [self._compare]},
         )
+
+    async def _compare(self, answer: httpx.Response) -> None:
+        """Hold every answer to the public description, in whatever test it comes up."""
+        operation = operation_of(answer.request)
+        if operation is None:
+            return
+        await answer.aread()
+        is_json = answer.headers.get("content-type") == "application/json" and answer.content
+        body = answer.json() if is_json else None
+        assert deviations(operation, answer.status_code, body) == []
 
     def adapters(self) -> Adapters:
         return Adapters(self.store, self.scheduler, self.registry, self)

@@ -35,6 +35,7 @@ NEEDS = {
         ("GET", "/api/organizations/{organization_id}"),
         ("GET", "/api/organizations/{organization_id}/usage"),
         ("GET", "/api/users/me"),
+        ("GET", "/api/openapi.json"),
     },
     DELETE: {("DELETE", "/api/sandbox/{name}")},
     MANAGE: {
