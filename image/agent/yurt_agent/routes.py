@@ -33,6 +33,7 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", "/work-dir", "info:work_dir"),
     ("GET", "/port", "info:ports"),
     ("GET", "/port/{port}/in-use", "info:port_in_use"),
+    ("POST", "/env", "env:update_env"),
     ("GET", "/system/metrics", "metrics:system_metrics"),
     ("GET", "/files", "files:list_files"),
     ("DELETE", "/files", "files:delete_file"),

@@ -36,10 +36,10 @@ class User(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What everything that we start inside the sandbox gets."""
+    """What everything that we start inside the sandbox gets; ``POST /env`` changes it in place."""
 
     user: User
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     workdir: str
 
 
