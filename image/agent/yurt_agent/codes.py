@@ -58,8 +58,14 @@ async def code_run(request: Request) -> Response:
 
 
 async def _python(variables: Mapping[str, str]) -> list[str]:
+    words = python_words(variables)
+    return [*words, "-u", "-"] if words else []
+
+
+def python_words(variables: Mapping[str, str]) -> list[str]:
+    """Return the words that start the image's Python; none if it has none."""
     found = _which("python3", variables) or _which("python", variables)
-    return [found, "-u", "-"] if found else []
+    return [found] if found else []
 
 
 async def _javascript(variables: Mapping[str, str]) -> list[str]:

@@ -82,6 +82,13 @@ class Newest:
         answer = await self.sandbox.process.code_run(code)
         return answer.exit_code, answer.result
 
+    async def interpret(self, code: str) -> tuple[str, str] | None:
+        context = await self.sandbox.code_interpreter.create_context("/tmp")
+        assert context.cwd == "/tmp"
+        await self.sandbox.code_interpreter.delete_context(context)
+        answer = await self.sandbox.code_interpreter.run_code(code)
+        return answer.stdout, answer.error.name if answer.error else ""
+
     async def session_create(self, session: str) -> None:
         await self.sandbox.process.create_session(session)
 

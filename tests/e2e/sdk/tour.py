@@ -57,6 +57,7 @@ class Client(Protocol):
     async def listed(self, labels: dict[str, str]) -> list[str]: ...
     async def execute(self, command: str, env: dict[str, str] | None = None) -> tuple[int, str]: ...
     async def code_run(self, code: str) -> tuple[int, str]: ...
+    async def interpret(self, code: str) -> tuple[str, str] | None: ...
     async def session_create(self, session: str) -> None: ...
     async def session_run(self, session: str, command: str) -> tuple[int, str]: ...
     async def session_start(self, session: str, command: str) -> str: ...
@@ -156,6 +157,17 @@ async def code_run(tour: Tour) -> None:
     status, text = await tour.call("code_run(sha256)", tour.client.code_run(code))
     digest = hashlib.sha256(tour.mark.encode()).hexdigest()
     expect("code_run", (status, text.strip()), (0, digest))
+
+
+async def interpret(tour: Tour) -> None:
+    first = await tour.call("run_code", tour.client.interpret(f"kept = {tour.value!r}"))
+    if first is None:
+        wire.say(f"{tour.client.name}: this SDK has no interpreter")
+        return
+    shown = await tour.call("run_code", tour.client.interpret("print(kept)"))
+    expect("what the interpreter keeps", shown, (f"{tour.value}\n", ""))
+    failed = await tour.call("run_code", tour.client.interpret("print('x')\n1 / 0"))
+    expect("an error in the interpreter", failed, ("x\n", "ZeroDivisionError"))
 
 
 async def session(tour: Tour) -> None:
@@ -317,7 +329,7 @@ async def delete(tour: Tour) -> None:
 
 
 STEPS = (
-    *(create, execute, code_run, session, pty),
+    *(create, execute, code_run, interpret, session, pty),
     *(files, git, large_file, preview, stop_and_start, delete),
 )
 

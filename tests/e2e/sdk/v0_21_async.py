@@ -52,6 +52,9 @@ class Old:
         answer = await self.sandbox.process.code_run(code)
         return int(answer.exit_code), answer.result
 
+    async def interpret(self, code: str) -> tuple[str, str] | None:
+        return None
+
     async def session_create(self, session: str) -> None:
         await self.sandbox.process.create_session(session)
 
