@@ -22,6 +22,7 @@ from control.api import (
     public,
     sandboxes,
     snapshots,
+    volumes,
 )
 from control.assignments import assignment
 from control.edge import Edge
@@ -36,10 +37,12 @@ from control.reconcile.lease import Leader
 from control.reconcile.loop import Reconciler
 from control.reconcile.plan import Limits
 from control.reconcile.routes import Routes
+from control.reconcile.volumes import VolumeKeeper
 from control.records import Records
 from control.reports import Reports
 from control.sandboxes import Sandboxes
 from control.service import Service
+from control.volumes import Volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +67,7 @@ _ROUTERS = (
     keys.router,
     organizations.router,
     snapshots.router,
+    volumes.router,
     public.router,
     description.router,
     internal.router,
@@ -98,6 +102,13 @@ class Control:
         self._keys = KeyRing(store.keys, now, self.wake)
         self._forwarder = Forwarder()
         routes = Routes(adapters.registry)
+        self._volumes = VolumeKeeper(
+            store.volumes,
+            adapters.scheduler,
+            store.sandboxes.disks,
+            now,
+            keep_deleted=timedelta(seconds=settings.destroyed_seconds),
+        )
         self.reconciler = Reconciler(
             self._world(routes),
             store.sandboxes,
@@ -118,6 +129,7 @@ class Control:
             assignment=self.assignment,
             now=now,
             control_url=settings.report_url,
+            volumes=self._volumes,
             pids=settings.pids,
             disks=self._adapters.store.sandboxes.disks if settings.nomad_url else None,
             limits=Limits(
@@ -134,6 +146,7 @@ class Control:
             settings=settings,
             store=store,
             sandboxes=lambda owner: Sandboxes(owner, store, self.records, settings, self.wake, now),
+            volumes=lambda owner: Volumes(owner, store.volumes, settings, self._volumes.wake, now),
             organizations=Organizations(store, self._keys, now),
             keys=self._keys,
             reports=Reports(
@@ -170,12 +183,17 @@ class Control:
     async def run(self) -> None:
         """Reconcile, whenever that is this control's part, until cancelled."""
         if not self._settings.is_shared:
-            await self.reconciler.run()
+            await self._reconcile()
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._leader.lead(self.reconciler.run, self.reconciler.queue.clear))
+            tasks.create_task(self._leader.lead(self._reconcile, self.reconciler.queue.clear))
             tasks.create_task(self._follow_records())
             tasks.create_task(self._follow_keys())
+
+    async def _reconcile(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.reconciler.run())
+            tasks.create_task(self._volumes.run())
 
     async def _follow_records(self) -> None:
         """Hear what other controls change: somebody here may wait for it, or reconcile it."""

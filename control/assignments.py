@@ -38,6 +38,10 @@ def assignment(sandbox: Sandbox, keys: Iterable[ApiKey], now: datetime) -> dict[
         ],
         "public": sandbox.public,
         "private_ports": list(sandbox.private_ports),
+        "volumes": [
+            {"id": mount.volume_id, "path": mount.path, "subpath": mount.subpath}
+            for mount in sandbox.volumes
+        ],
         "env": dict(secrets.env),
         "user": sandbox.user,
         "workdir": sandbox.workdir,

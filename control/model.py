@@ -117,6 +117,15 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """Where a sandbox has a volume, or the part of it below ``subpath``."""
+
+    volume_id: str
+    path: str
+    subpath: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The newest start of a sandbox.
 
@@ -167,6 +176,7 @@ class Sandbox:
     public: bool = False
     private_ports: tuple[int, ...] = ()
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    volumes: tuple[Mount, ...] = ()
     target: str = REGION
     resources: Resources
     intervals: Intervals = field(default_factory=Intervals)
@@ -232,6 +242,45 @@ class Snapshot:
     size_bytes: int
     state: SnapshotState = SnapshotState.ACTIVE
     error_reason: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None = None
+
+
+class VolumeState(StrEnum):
+    """Where a volume is, in the words of the wire."""
+
+    CREATING = "creating"
+    READY = "ready"
+    PENDING_CREATE = "pending_create"
+    PENDING_DELETE = "pending_delete"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    ERROR = "error"
+
+
+# A volume that is not ready yet is so at its first use at the latest.
+USABLE_VOLUMES = frozenset({VolumeState.PENDING_CREATE, VolumeState.CREATING, VolumeState.READY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """Files that sandboxes share and that outlive them.
+
+    Attributes:
+        size_gib: how much it can hold.
+        node: where its files are; empty before the first use, which decides it.
+        is_made: that they were made there; from then on they are never made anew, only found.
+    """
+
+    id: str
+    name: str
+    organization_id: str = ORGANIZATION
+    size_gib: int
+    state: VolumeState = VolumeState.PENDING_CREATE
+    error_reason: str | None = None
+    node: str = ""
+    is_made: bool = False
     created_at: datetime
     updated_at: datetime
     last_used_at: datetime | None = None

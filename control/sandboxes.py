@@ -10,6 +10,7 @@ from control.errors import ConflictError, InvalidError
 from control.model import REGION, STARTING_STATES, Sandbox, Secrets, Snapshot, State
 from control.naming import PreviewHost, new_sandbox_id, preview_host
 from control.snapshots import usable_snapshot
+from control.volumes import usable_mounts
 from control.wishes import check, wished_resources
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Sandboxes:
         """
         check(wish)
         snapshot = await usable_snapshot(self._store.snapshots, self._owner, wish.snapshot)
-        sandbox = self._described(wish, snapshot)
+        mounts = await usable_mounts(self._store.volumes, self._owner, wish.volumes)
+        sandbox = self._described(replace(wish, volumes=mounts), snapshot)
         try:
             await self._records.insert(sandbox, most=self._settings.max_sandboxes)
         except ConflictError as error:
@@ -71,6 +73,7 @@ class Sandboxes:
             public=wish.public,
             private_ports=snapshot.private_ports,
             network=wish.network,
+            volumes=wish.volumes,
             target=wish.target or REGION,
             resources=wished_resources(wish, snapshot.resources, self._settings),
             intervals=wish.intervals,

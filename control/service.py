@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from control.sandboxes import Sandboxes
     from control.settings import Settings
     from control.store import Store
+    from control.volumes import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Service:
     settings: Settings
     store: Store
     sandboxes: Callable[[str], Sandboxes]
+    volumes: Callable[[str], Volumes]
     organizations: Organizations
     keys: KeyRing
     reports: Reports

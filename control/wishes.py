@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError
-from control.model import Intervals, NetworkPolicy, Resources
+from control.model import Intervals, Mount, NetworkPolicy, Resources
 from control.naming import is_sandbox_name
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a new sandbox is to be like; None leaves it to the snapshot or to us."""
+    """What a new sandbox is to be like; None leaves it to the snapshot or to us.
+
+    Its volumes have ids or names.
+    """
 
     name: str | None = None
     snapshot: str | None = None
@@ -37,6 +40,7 @@ class Wish:
     labels: Mapping[str, str] = field(default_factory=dict)
     public: bool = False
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    volumes: tuple[Mount, ...] = ()
     target: str | None = None
     cpu: int | None = None
     memory_gib: int | None = None

@@ -35,6 +35,7 @@ class MemoryScheduler:
         on_stop: called with the id of each job that is to stop; ends it by ``end``, or does not,
             and then it is killed. Without it every job ends as asked.
         disks: the sandboxes that have a disk.
+        volumes: the volumes that were made, and their size in bytes.
         lost: the nodes that it cannot reach; their jobs go on.
         cordoned: the nodes that get no more jobs.
         disk_mib: what it says that there is on its node for disks; it does not count itself.
@@ -52,6 +53,7 @@ class MemoryScheduler:
         self.is_hanging = False
         self.on_submit, self.on_stop = on_submit, on_stop
         self.disks: set[str] = set()
+        self.volumes: dict[str, int] = {}
         self.lost: set[str] = set()
         self.cordoned: set[str] = set()
         self.disk_mib = DISK_MIB
@@ -121,7 +123,7 @@ class MemoryScheduler:
     async def work(
         self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
     ) -> dict[str, Any]:
-        """See ``Scheduler.work``; it knows ``remove-disk`` and ``inventory``."""
+        """See ``Scheduler.work``; it knows disks, volumes and ``inventory``."""
         await self._reach()
         if node in self.lost:
             raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
@@ -131,9 +133,15 @@ class MemoryScheduler:
             if there is not None and there.running:
                 raise UnavailableError(f"remove-disk failed: the disk of {sandbox_id} is in use")
             self.disks.discard(sandbox_id)
+        if verb == "make-volume":
+            self.volumes[str(arguments["volume_id"])] = int(arguments["size"])
+        if verb == "remove-volume":
+            self.volumes.pop(str(arguments["volume_id"]), None)
         if verb == "inventory":
             running = [name for name, there in self._allocations.items() if there.running]
-            return {"disks": {name: {} for name in self.disks}, "running": running, "free": 0}
+            volumes: dict[str, object] = {name: {} for name in self.volumes}
+            disks: dict[str, object] = {name: {} for name in self.disks}
+            return {"disks": disks, "volumes": volumes, "running": running, "free": 0}
         return {}
 
     async def nodes(self) -> list[NodeStatus]:

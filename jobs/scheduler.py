@@ -135,8 +135,8 @@ class Scheduler(Protocol):
     ) -> dict[str, Any]:
         """Run one of the runner's other verbs on a node, by default on any, and return its result.
 
-        Verbs: ``remove-disk`` (``sandbox_id``), ``fetch-image`` (``image_id``), ``sweep``,
-        ``inventory``.
+        Verbs: ``remove-disk`` (``sandbox_id``), ``make-volume`` (``volume_id``, ``size`` in bytes),
+        ``remove-volume`` (``volume_id``), ``fetch-image`` (``image_id``), ``sweep``, ``inventory``.
 
         Raises:
             UnavailableError: it failed, or the node cannot run it now; the text says which.

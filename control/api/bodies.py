@@ -12,6 +12,7 @@ from pydantic_core import from_json
 
 from control.errors import InvalidError, UnsupportedError
 from control.model import Permission
+from control.mounts import checked_mount
 from control.naming import parse_port
 from control.wishes import Wish, checked_intervals, checked_network
 
@@ -24,6 +25,14 @@ class _Strict(BaseModel):
     """Types as JSON has them: no number from a string. Fields that we do not know are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class MountBody(_Strict):
+    """One of ``volumes`` of ``POST /sandbox``."""
+
+    volume_id: str = Field(alias="volumeId")
+    mount_path: str = Field(alias="mountPath")
+    subpath: str | None = None
 
 
 class CreateBody(_Strict):
@@ -46,7 +55,7 @@ class CreateBody(_Strict):
     auto_delete_interval: int | None = Field(default=None, alias="autoDeleteInterval")
 
     build_info: dict[str, Any] | None = Field(default=None, alias="buildInfo")
-    volumes: list[Any] | None = None
+    volumes: list[MountBody] | None = None
     secrets: list[Any] | None = None
     linked_sandbox: str | None = Field(default=None, alias="linkedSandbox")
     domain_allow_list: str | None = Field(default=None, alias="domainAllowList")
@@ -76,6 +85,10 @@ class CreateBody(_Strict):
             network=checked_network(
                 block_all=bool(self.network_block_all), allow_list=self.network_allow_list
             ),
+            volumes=tuple(
+                checked_mount(each.volume_id, each.mount_path, each.subpath)
+                for each in self.volumes or ()
+            ),
             target=self.target or None,
             cpu=self.cpu,
             memory_gib=self.memory,
@@ -88,7 +101,6 @@ class CreateBody(_Strict):
     def _refuse_unsupported(self) -> None:
         for asked, what in (
             (self.build_info is not None, "building images: create from a snapshot instead"),
-            (self.volumes, "volumes"),
             (self.secrets, "secrets: pass values as env instead"),
             (self.linked_sandbox, "linked sandboxes"),
             (self.domain_allow_list, "domainAllowList: use networkAllowList instead"),
@@ -110,6 +122,12 @@ class LabelsBody(_Strict):
 
 class OrganizationBody(_Strict):
     """``POST /organizations``."""
+
+    name: str
+
+
+class VolumeBody(_Strict):
+    """``POST /volumes``."""
 
     name: str
 

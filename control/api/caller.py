@@ -12,6 +12,7 @@ from control.keys import bearer, require
 from control.model import ApiKey, Permission
 from control.sandboxes import Sandboxes
 from control.service import Service
+from control.volumes import Volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class Caller:
     def sandboxes(self) -> Sandboxes:
         """The use cases around this organisation's sandboxes."""
         return self.service.sandboxes(self.organization_id)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The use cases around this organisation's volumes."""
+        return self.service.volumes(self.organization_id)
 
 
 def service_of(request: Request) -> Service:
@@ -63,4 +69,7 @@ class Needs:
 AnyCaller = Annotated[Caller, Depends(Needs())]
 Writer = Annotated[Caller, Depends(Needs(Permission.WRITE_SANDBOXES))]
 Deleter = Annotated[Caller, Depends(Needs(Permission.DELETE_SANDBOXES))]
+VolumeReader = Annotated[Caller, Depends(Needs(Permission.READ_VOLUMES))]
+VolumeWriter = Annotated[Caller, Depends(Needs(Permission.WRITE_VOLUMES))]
+VolumeDeleter = Annotated[Caller, Depends(Needs(Permission.DELETE_VOLUMES))]
 KeyManager = Annotated[Caller, Depends(Needs(Permission.MANAGE_API_KEYS))]

@@ -17,11 +17,13 @@ from control.model import (
     STARTING_STATES,
     ApiKey,
     DesiredState,
+    Mount,
     Organization,
     Sandbox,
     Snapshot,
     State,
     Usage,
+    Volume,
 )
 from control.settings import Settings
 
@@ -125,12 +127,31 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "autoStopInterval": intervals.stop,
         "autoArchiveInterval": intervals.archive,
         "autoDeleteInterval": intervals.delete,
-        "volumes": [],
+        "volumes": [_mount_json(mount) for mount in sandbox.volumes],
         "createdAt": iso(sandbox.created_at),
         "updatedAt": iso(sandbox.updated_at),
         "lastActivityAt": iso(sandbox.last_activity_at),
         "sandboxClass": "container",
         "toolboxProxyUrl": toolbox_url,
+    }
+
+
+def _mount_json(mount: Mount) -> dict[str, Any]:
+    shown = {"volumeId": mount.volume_id, "mountPath": mount.path}
+    return shown | ({"subpath": mount.subpath} if mount.subpath else {})
+
+
+def volume_json(volume: Volume) -> dict[str, Any]:
+    """Write a volume."""
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "organizationId": volume.organization_id,
+        "state": volume.state.value,
+        "errorReason": volume.error_reason,
+        "createdAt": iso(volume.created_at),
+        "updatedAt": iso(volume.updated_at),
+        "lastUsedAt": _maybe_iso(volume.last_used_at),
     }
 
 

@@ -200,7 +200,7 @@ def remove(
     name: Name,
     forget_disks: Annotated[
         bool,
-        typer.Option("--forget-disks", help="Also when sandboxes have their disks there."),
+        typer.Option("--forget-disks", help="Also when disks or volumes are there."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -223,11 +223,11 @@ async def revoke_key(store: Store, name: str, *, forget_disks: bool) -> None:
 
     Raises:
         NotFoundError: it has none.
-        ConflictError: sandboxes have their disks there.
+        ConflictError: disks of sandboxes or volumes are there.
     """
     from control.errors import ConflictError, NotFoundError
     from control.listing import Filter, Order
-    from control.model import State
+    from control.model import State, VolumeState
 
     if await store.nodes.get(name) is None:
         raise NotFoundError(f"no such node: {name}")
@@ -235,11 +235,13 @@ async def revoke_key(store: Store, name: str, *, forget_disks: bool) -> None:
     held = [
         one.name for one in page.sandboxes if one.node == name and one.state is not State.DESTROYED
     ]
-    if held and not forget_disks:
-        shown = ", ".join(held[:5]) + (" …" if len(held) > 5 else "")
+    every = await store.volumes.all(frozenset(VolumeState) - {VolumeState.DELETED})
+    shared = [f"volume {one.name}" for one in every if one.node == name]
+    if (held or shared) and not forget_disks:
+        shown = ", ".join((held + shared)[:5]) + (" …" if len(held + shared) > 5 else "")
         raise ConflictError(
-            f"{len(held)} sandboxes have their disks on {name} ({shown}): delete them, or add "
-            "--forget-disks if the machine is gone for good"
+            f"{len(held)} sandboxes have their disks on {name}, and {len(shared)} volumes are "
+            f"there ({shown}): delete them, or add --forget-disks if the machine is gone for good"
         )
     await store.nodes.remove(name)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from control import lifecycle
-from control.errors import NoCapacityError, UnavailableError
+from control.errors import InvalidError, NoCapacityError, UnavailableError
 from control.model import BYTES_PER_GIB, MIB_PER_GIB
+from control.mounts import has_room
 from control.reconcile import plan
 from jobs.runner.message import FOR_THE_START
 from jobs.scheduler import Job
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from control.model import Sandbox
     from control.naming import SandboxId
     from control.reconcile.routes import Routes
+    from control.reconcile.volumes import VolumeKeeper
     from control.records import Records
     from jobs.scheduler import Allocation, Scheduler
 
@@ -42,6 +44,7 @@ class World:
         assignment: builds a sandbox's assignment with the keys of now.
         now: tells the time.
         control_url: where runners report.
+        volumes: brings the volumes of a sandbox to one node.
         disks: sums up the disks of each node, in GiB; None if the scheduler does that itself.
     """
 
@@ -52,13 +55,14 @@ class World:
     assignment: Callable[[Sandbox], Awaitable[Mapping[str, Any]]]
     now: Callable[[], datetime]
     control_url: str
+    volumes: VolumeKeeper
     pids: int
     limits: plan.Limits
     disks: Callable[[], Awaitable[Mapping[str, int]]] | None = None
 
 
-def job_of(sandbox: Sandbox, world: World) -> Job:
-    """Describe the job of a sandbox's newest generation."""
+def job_of(sandbox: Sandbox, world: World, node: str) -> Job:
+    """Describe the job of a sandbox's newest generation; without ``node`` it may run anywhere."""
     resources = sandbox.resources
     return Job(
         sandbox_id=sandbox.id,
@@ -70,7 +74,7 @@ def job_of(sandbox: Sandbox, world: World) -> Job:
         pids=world.pids,
         domain=world.limits.domain,
         control_url=world.control_url,
-        node=sandbox.node,
+        node=node,
     )
 
 
@@ -148,9 +152,14 @@ _ON_ID: dict[type, Callable[[World, SandboxId], Awaitable[None]]] = {
 
 async def _submit(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
     try:
+        node = await world.volumes.prepare(sandbox) or sandbox.node
+    except (NoCapacityError, InvalidError) as error:
+        await _note(world, sandbox, lifecycle.fail, str(error))
+        return
+    try:
         async with bounded("submit", SCHEDULER_SECONDS):
             avoid = await _full_nodes(world, sandbox)
-            await world.scheduler.submit(job_of(sandbox, world), avoid=avoid)
+            await world.scheduler.submit(job_of(sandbox, world, node), avoid=avoid)
     except NoCapacityError as error:
         await _note(world, sandbox, lifecycle.fail, str(error))
 
@@ -161,11 +170,7 @@ async def _full_nodes(world: World, sandbox: Sandbox) -> list[str]:
         return []
     kept = await world.disks()
     wanted = sandbox.resources.disk_gib
-    return [
-        node.name
-        for node in await world.scheduler.nodes()
-        if 0 < node.disk_mib < (kept.get(node.name, 0) + wanted) * MIB_PER_GIB
-    ]
+    return [node.name for node in await world.scheduler.nodes() if not has_room(node, kept, wanted)]
 
 
 async def _failed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Failed) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from datetime import datetime
 
     from control.listing import Filter, Order, Page, SnapshotPage
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         Snapshot,
         State,
         Usage,
+        Volume,
+        VolumeState,
     )
     from control.naming import SandboxId
 
@@ -47,7 +49,8 @@ class SandboxStore(Protocol):
 
         Raises:
             ConflictError: the name is taken in its organisation.
-            InvalidError: there are already ``most`` sandboxes.
+            InvalidError: there are already ``most`` sandboxes, or a volume of it is not usable
+                any more.
         """
         ...
 
@@ -87,11 +90,62 @@ class SandboxStore(Protocol):
         ...
 
     async def disks(self) -> dict[str, int]:
-        """Return the GiB that the limits of all disks sum up to, by node, stopped ones included."""
+        """Return the GiB that the limits of all disks sum up to, by node.
+
+        Those of stopped sandboxes are included, and volumes.
+        """
         ...
 
     async def usage(self, organization_id: str) -> Usage:
         """Return what an organisation uses."""
+        ...
+
+
+class VolumeStore(Protocol):
+    """Volumes."""
+
+    async def insert(self, volume: Volume, *, most: int) -> None:
+        """Store a new volume, durably.
+
+        Raises:
+            ConflictError: the name is taken in its organisation.
+            InvalidError: there are already ``most`` volumes.
+        """
+        ...
+
+    async def get(self, volume_id: str) -> Volume | None:
+        """Return the volume with this id."""
+        ...
+
+    async def named(self, organization_id: str, name: str) -> Volume | None:
+        """Return the volume that an organisation has under this name."""
+        ...
+
+    async def all(
+        self, states: Collection[VolumeState], organization_id: str | None = None
+    ) -> list[Volume]:
+        """Return all volumes in some states, maybe of one organisation only, the oldest first."""
+        ...
+
+    async def change(
+        self, volume_id: str, mutate: Callable[[Volume, Sequence[str]], Volume]
+    ) -> Volume:
+        """Replace a volume by what ``mutate`` makes of it, atomically and durably.
+
+        It is given the names of the sandboxes that have the volume and are not deleted; none comes
+        to have it meanwhile. It may raise: then nothing is changed.
+
+        Raises:
+            NotFoundError: there is no such volume.
+        """
+        ...
+
+    async def is_free(self, volume_id: str) -> bool:
+        """Tell whether of each sandbox that had the volume nothing is left but the record."""
+        ...
+
+    async def remove(self, volume_id: str) -> None:
+        """Remove a volume's record; one that is not there is fine."""
         ...
 
 
@@ -213,6 +267,11 @@ class Store(Protocol):
     @property
     def sandboxes(self) -> SandboxStore:
         """Records of sandboxes."""
+        ...
+
+    @property
+    def volumes(self) -> VolumeStore:
+        """Volumes."""
         ...
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, bindparam, delete, func, insert, select, text, update
 
 from control.errors import ConflictError, NotFoundError
-from control.model import LIVE_STATES, ApiKey, Organization, State
+from control.model import LIVE_STATES, ApiKey, Organization, State, VolumeState
 from control.naming import SandboxId
 from control.store.database import POSTGRESQL, Database
 from control.store.rows import (
@@ -17,7 +17,7 @@ from control.store.rows import (
     organization_values,
     to_ms,
 )
-from control.store.tables import api_keys, organizations, sandboxes, snapshots
+from control.store.tables import api_keys, organizations, sandboxes, snapshots, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +86,15 @@ class SqlOrganizations:
             )
             if there:
                 raise ConflictError(f"The organization has {there} sandboxes: delete them first")
-            for table in (api_keys, snapshots):
+            v = volumes.c
+            kept = await connection.scalar(
+                select(func.count())
+                .select_from(volumes)
+                .where(v.organization_id == organization_id, v.state != VolumeState.DELETED.value)
+            )
+            if kept:
+                raise ConflictError(f"The organization has {kept} volumes: delete them first")
+            for table in (api_keys, snapshots, volumes):
                 await connection.execute(
                     delete(table).where(table.c.organization_id == organization_id)
                 )

@@ -13,6 +13,7 @@ from control.model import (
     ApiKey,
     DesiredState,
     Intervals,
+    Mount,
     NetworkPolicy,
     Organization,
     Permission,
@@ -24,6 +25,8 @@ from control.model import (
     SnapshotState,
     State,
     StoppedBy,
+    Volume,
+    VolumeState,
 )
 from control.naming import SandboxId
 from control.store import Outline
@@ -78,6 +81,7 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "private_ports": json.dumps(sandbox.private_ports),
         "network_block_all": sandbox.network.block_all,
         "network_allow": json.dumps(sandbox.network.allow),
+        "volumes": json.dumps([(m.volume_id, m.path, m.subpath) for m in sandbox.volumes]),
         "target": sandbox.target,
         "cpu": resources.cpu,
         "memory_gib": resources.memory_gib,
@@ -122,6 +126,7 @@ def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
         public=of["public"],
         private_ports=_items(of["private_ports"]),
         network=NetworkPolicy(of["network_block_all"], _items(of["network_allow"])),
+        volumes=tuple(Mount(*fields) for fields in _items(of["volumes"])),
         target=of["target"],
         resources=Resources(of["cpu"], of["memory_gib"], of["disk_gib"]),
         intervals=Intervals(
@@ -213,6 +218,25 @@ def snapshot_from(row: Row[Any]) -> Snapshot:
         updated_at=from_ms(row.updated_at),
         last_used_at=_maybe(row.last_used_at),
     )
+
+
+def volume_values(volume: Volume) -> dict[str, Any]:
+    """Write a volume as the columns of ``volumes``."""
+    return {
+        **asdict(volume),
+        "state": volume.state.value,
+        "created_at": to_ms(volume.created_at),
+        "updated_at": to_ms(volume.updated_at),
+        "last_used_at": _maybe_ms(volume.last_used_at),
+    }
+
+
+def volume_from(row: Row[Any]) -> Volume:
+    """Read a volume."""
+    of = row._asdict()
+    of |= {name: from_ms(of[name]) for name in ("created_at", "updated_at")}
+    of |= {"state": VolumeState(row.state), "last_used_at": _maybe(row.last_used_at)}
+    return Volume(**of)
 
 
 def key_values(key: ApiKey) -> dict[str, Any]:

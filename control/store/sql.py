@@ -14,12 +14,13 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    union_all,
     update,
 )
 
 from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
-from control.model import Sandbox, Snapshot, State, Usage
+from control.model import Sandbox, Snapshot, State, Usage, VolumeState
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
 from control.store.owners import SqlKeys, SqlOrganizations
@@ -31,7 +32,8 @@ from control.store.rows import (
     snapshot_from,
     snapshot_values,
 )
-from control.store.tables import labels, sandboxes, snapshots
+from control.store.tables import labels, sandboxes, snapshots, volumes
+from control.store.volumes import SqlVolumes, write_mounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -79,6 +81,7 @@ class SqlSandboxes:
                 raise InvalidError(_NO_ROOM.format(most=most))
             await connection.execute(_INSERT, values)
             await _write_labels(connection, sandbox.id, sandbox.labels)
+            await write_mounts(connection, sandbox)
 
         await self._database.write(work)
 
@@ -115,7 +118,7 @@ class SqlSandboxes:
         """See ``SandboxStore.remove``."""
 
         async def work(connection: AsyncConnection) -> None:
-            # Its labels go with it.
+            # Its labels and mounts go with it.
             await connection.execute(delete(sandboxes).where(sandboxes.c.id == sandbox_id))
 
         await self._database.write(work)
@@ -153,11 +156,14 @@ class SqlSandboxes:
 
     async def disks(self) -> dict[str, int]:
         """See ``SandboxStore.disks``."""
-        c = sandboxes.c
+        c, v = sandboxes.c, volumes.c
+        own = select(c.node, c.disk_gib.label("gib")).where(c.state != State.DESTROYED.value)
+        shared = select(v.node, v.size_gib).where(v.state != VolumeState.DELETED.value)
+        disk = union_all(own, shared).subquery().c
         rows = await self._database.rows(
-            select(c.node, func.sum(c.disk_gib).label("total"))
-            .where(c.node != "", c.state != State.DESTROYED.value)
-            .group_by(c.node)
+            select(disk.node, func.sum(disk.gib).label("total"))
+            .where(disk.node != "")
+            .group_by(disk.node)
         )
         return {row.node: int(row.total) for row in rows}
 
@@ -230,6 +236,7 @@ class SqlStore:
     ) -> None:
         self._database, self._changes = database, changes
         self.sandboxes = SqlSandboxes(database, vault)
+        self.volumes = SqlVolumes(database)
         self.snapshots = SqlSnapshots(database)
         self.organizations = SqlOrganizations(database)
         self.keys = SqlKeys(database)

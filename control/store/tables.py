@@ -52,6 +52,7 @@ sandboxes = Table(
     Column("private_ports", Text, nullable=False),
     Column("network_block_all", Boolean, nullable=False),
     Column("network_allow", Text, nullable=False),
+    Column("volumes", Text, nullable=False, server_default="[]"),
     Column("target", _sorted(64), nullable=False),
     Column("cpu", Integer, nullable=False),
     Column("memory_gib", Integer, nullable=False),
@@ -95,6 +96,33 @@ labels = Table(
     Column("value", Text, nullable=False),
 )
 Index("ix_labels_key_value", labels.c.key, labels.c.value)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("organization_id", String(64), nullable=False),
+    Column("size_gib", Integer, nullable=False),
+    Column("state", String(32), nullable=False, index=True),
+    Column("error_reason", Text),
+    Column("node", String(255), nullable=False),
+    Column("is_made", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger),
+    UniqueConstraint("organization_id", "name"),
+)
+
+# Who uses a volume; the record's own column is what they are read from.
+mounts = Table(
+    "mounts",
+    metadata,
+    Column(
+        "sandbox_id", String(26), ForeignKey("sandboxes.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("volume_id", String(36), primary_key=True, index=True),
+)
 
 snapshots = Table(
     "snapshots",

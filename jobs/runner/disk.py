@@ -15,6 +15,7 @@ import time
 from jobs.runner import cgroup, linux, locks, loop, spawn
 
 LOCK_WAIT_SECONDS = 60.0
+MOUNT_OPTIONS = "errors=remount-ro"
 _POLL_SECONDS = 0.02
 # 4 KiB blocks also on small disks: the loop device has sectors of that size.
 _MKFS = (
@@ -138,19 +139,27 @@ def mount(image: str, target: str) -> None:
     """
     device_fd, device = loop.attach(image)
     try:
-        flags = linux.MS_NOATIME | linux.MS_NODEV
-        try:
-            linux.mount(device, target, "ext4", flags, "errors=remount-ro")
-        except OSError:
-            status, output = spawn.run(["e2fsck", "-p", device])
-            if status > 1:  # 0: clean, 1: mended (e2fsck(8))
-                raise DiskError(f"the disk is damaged: {output}") from None
-            linux.mount(device, target, "ext4", flags, "errors=remount-ro")
+        mount_device(device, target, linux.MS_NOATIME | linux.MS_NODEV)
     finally:
         os.close(device_fd)
     for name in ("upper", "work"):
         if not os.path.isdir(f"{target}/{name}"):
             os.mkdir(f"{target}/{name}", 0o755)
+
+
+def mount_device(device: str, target: str, flags: int) -> None:
+    """Mount a loop device that nobody else has, after a check if it needs one.
+
+    Raises:
+        DiskError: the file system is damaged beyond ``e2fsck -p``.
+    """
+    try:
+        linux.mount(device, target, "ext4", flags, MOUNT_OPTIONS)
+    except OSError:
+        status, output = spawn.run(["e2fsck", "-p", device])
+        if status > 1:  # 0: clean, 1: mended (e2fsck(8))
+            raise DiskError(f"the disk is damaged: {output}") from None
+        linux.mount(device, target, "ext4", flags, MOUNT_OPTIONS)
 
 
 def remove(data: str, sandbox_id: str) -> None:

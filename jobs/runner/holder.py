@@ -26,6 +26,7 @@ from jobs.runner import (
     network,
     record,
     spawn,
+    volumes,
     watch,
 )
 from jobs.runner.fetching import Fetch, FetchError
@@ -61,6 +62,7 @@ class Holder:
         self._last_down = 0
         self._agent_listens = False
         self._policy: tuple[int, int] | None = None
+        self._volumes: volumes.Volumes | None = None
         self._activity: dict[str, Any] = {"last_activity_at": time.time(), "connections": 0}
         self._log_left = _LOG_LIMIT
         self._last_words = ""
@@ -219,6 +221,9 @@ class Holder:
             return
         self._policy = network.begin_rules(self._policy_rules())
         wanted = self._assignment
+        # An older control knows of none.
+        self._volumes = volumes.Volumes(self.job.data, self._scratch, wanted.get("volumes", ()))
+        self._volumes.mount(self._init_fd, self.sandbox.owner.user_fd)
         order = {
             "op": "assign",
             "secret": self._secret,
@@ -424,6 +429,8 @@ class Holder:
         cgroup.kill(self.job.sandbox_id)
         _reap()
         if hasattr(self, "sandbox"):
+            if self._volumes is not None:
+                self._volumes.unmount()
             self.sandbox.unmount()
             if code == record.FENCED_CODE and self.sandbox.disk_is_new and not self._assignment:
                 self._drop_disk()

@@ -24,6 +24,7 @@ MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
 MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x00100000
 
@@ -37,7 +38,7 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _CLOEXEC = 0o2000000
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -103,17 +104,20 @@ def syncfs(fd: int) -> None:
     _check(_libc.syncfs(fd), "syncfs")
 
 
-def clone_mount(path: str, *, attributes: int = 0, userns_fd: int = -1) -> int:
-    """Clone the mount at ``path`` as a detached one and return its fd.
+def clone_mount(place: str | int, *, attributes: int = 0, userns_fd: int = -1) -> int:
+    """Clone the mount at ``place`` as a detached one and return its fd.
 
     Args:
-        path: a directory or file.
+        place: a directory or file, by its path or an fd.
         attributes: ``MOUNT_ATTR_*`` to set on the clone.
         userns_fd: if not negative, ids are mapped by this user namespace (``mount_setattr(2)``),
             so that uid 0 on the disk shows as the namespace's first host uid.
     """
     flags = _OPEN_TREE_CLONE | _CLOEXEC
-    fd = _syscall("open_tree", _OPEN_TREE, _AT_FDCWD, path.encode(), flags)
+    if isinstance(place, int):
+        fd = _syscall("open_tree", _OPEN_TREE, place, b"", flags | _AT_EMPTY_PATH)
+    else:
+        fd = _syscall("open_tree", _OPEN_TREE, _AT_FDCWD, place.encode(), flags)
     try:
         if userns_fd >= 0:
             attributes |= MOUNT_ATTR_IDMAP
@@ -128,12 +132,15 @@ def clone_mount(path: str, *, attributes: int = 0, userns_fd: int = -1) -> int:
     return fd
 
 
-def attach_mount(fd: int, target: str) -> None:
-    """Attach the detached mount ``fd`` at ``target`` and close ``fd``."""
+def attach_mount(fd: int, target: str | int) -> None:
+    """Attach the detached mount ``fd`` at ``target``, a path or a directory's fd; close ``fd``."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH
     try:
-        _syscall(
-            "move_mount", _MOVE_MOUNT, fd, b"", _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH
-        )
+        if isinstance(target, int):
+            flags |= _MOVE_MOUNT_T_EMPTY_PATH
+            _syscall("move_mount", _MOVE_MOUNT, fd, b"", target, b"", flags)
+        else:
+            _syscall("move_mount", _MOVE_MOUNT, fd, b"", _AT_FDCWD, target.encode(), flags)
     finally:
         os.close(fd)
 

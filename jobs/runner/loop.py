@@ -61,11 +61,33 @@ def _node(number: int) -> str:
 
 def users(path: str) -> list[str]:
     """Name the loop devices that have this very file (device and inode) behind them."""
+    found = []
+    for fd, name in _opened(path):
+        os.close(fd)
+        found.append(name)
+    return found
+
+
+def join(path: str) -> tuple[int, str] | None:
+    """Open the loop device that has this very file behind it; None if there is none.
+
+    As long as the fd is open, the device stays. Returns what ``attach`` does.
+    """
+    joined = None
+    for fd, name in _opened(path):
+        if joined is None:
+            joined = fd, f"/dev/{name}"
+        else:
+            os.close(fd)
+    return joined
+
+
+def _opened(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the loop devices with this file behind them, open; the receiver closes them."""
     try:
         wanted = os.stat(path)
     except FileNotFoundError:
-        return []
-    found = []
+        return
     for name in os.listdir("/sys/block"):
         if not name.startswith("loop") or not os.path.isdir(f"/sys/block/{name}/loop"):
             continue
@@ -75,11 +97,15 @@ def users(path: str) -> list[str]:
             continue
         try:
             status = fcntl.ioctl(fd, _LOOP_GET_STATUS64, b"\0" * struct.calcsize(_INFO))
-        except OSError:
-            continue  # cleared since it was listed
-        finally:
+        except OSError:  # cleared since it was listed
             os.close(fd)
-        device, inode = struct.unpack_from("=QQ", status)
-        if (device, inode) == (wanted.st_dev, wanted.st_ino):
-            found.append(name)
-    return found
+            continue
+        if struct.unpack_from("=QQ", status) == (wanted.st_dev, wanted.st_ino):
+            yield fd, name
+        else:
+            os.close(fd)
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator

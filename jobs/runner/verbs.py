@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 
-from jobs.runner import cgroup, disk, images, layers, locks, network, record, skopeo, spawn
+from jobs.runner import cgroup, disk, images, layers, locks, network, record, skopeo, spawn, volumes
 
 _UNFINISHED = (".new", ".tmp")
 
@@ -39,6 +39,18 @@ def remove_disk(*, data: str, sandbox_id: str) -> dict[str, Any]:
     return {}
 
 
+def make_volume(*, data: str, volume_id: str, size: int) -> dict[str, Any]:
+    """Make a volume of ``size`` bytes, unless it is there."""
+    volumes.make(data, volume_id, size)
+    return {}
+
+
+def remove_volume(*, data: str, volume_id: str) -> dict[str, Any]:
+    """Delete a volume with all that is in it; one that a sandbox still has is busy."""
+    volumes.remove(data, volume_id)
+    return {}
+
+
 def fetch_image(*, data: str, image_id: str, registry: str = "") -> dict[str, Any]:
     """Make sure that this node has an image, whole; by default from the node's own registry.
 
@@ -56,17 +68,22 @@ def collect_images(*, data: str, keep: list[str]) -> dict[str, Any]:
 
 
 def inventory(*, data: str) -> dict[str, Any]:
-    """List what this node has: disks, images, live runners, and the volume's space in bytes."""
-    disks = {}
+    """List what this node has: disks, volumes, images, live runners, and the space in bytes."""
+    disks, shared = {}, {}
     for name in _listed(f"{data}/disks"):
         image, _ = disk.paths(data, name)
         if os.path.exists(image):
             usage = os.stat(image)
-            disks[name] = {"limit": usage.st_size, "used": usage.st_blocks * 512}
+            sizes = {"limit": usage.st_size, "used": usage.st_blocks * 512}
+            if name.startswith(volumes.PREFIX):
+                shared[name.removeprefix(volumes.PREFIX)] = sizes
+            else:
+                disks[name] = sizes
     volume = os.statvfs(f"{data}/disks")
     names = [n.removesuffix(".json") for n in _listed(f"{data}/images") if n.endswith(".json")]
     return {
         "disks": disks,
+        "volumes": shared,
         "images": sorted(names),
         "running": [directory.name for directory in images.live(data)],
         "free": volume.f_bavail * volume.f_frsize,
@@ -136,6 +153,8 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "prepare-node": prepare_node,
     "forget-node": forget_node,
     "remove-disk": remove_disk,
+    "make-volume": make_volume,
+    "remove-volume": remove_volume,
     "fetch-image": fetch_image,
     "collect-images": collect_images,
     "inventory": inventory,

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yurt import organizations
+from yurt import organizations, volumes
 from yurt.client import Client, Sandbox, YurtClientError
 
 GROUP = "yurt.commands"
@@ -35,15 +35,17 @@ app = typer.Typer(
 )
 
 app.add_typer(organizations.app, name="org")
+app.add_typer(volumes.app, name="volume")
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0913 - its options
     name: Annotated[str | None, typer.Option(help="A name of your choice.")] = None,
     snapshot: Annotated[str | None, typer.Option(help="What to start from.")] = None,
     env: Pairs = None,
     label: Pairs = None,
     public: Annotated[bool, typer.Option("--public", help="Open its previews to all.")] = False,
+    volume: volumes.Mounts = None,
     as_json: Json = False,
 ) -> None:
     """Create a sandbox and print its id."""
@@ -54,6 +56,7 @@ def create(
             env=_mapping(env),
             labels=_mapping(label),
             public=public or None,
+            volumes=volumes.mounts(volume),
         )
     if as_json:
         _print_json(sandbox.fields)

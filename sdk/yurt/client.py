@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -155,6 +156,26 @@ class Client:
     def delete_organization(self, organization_id: str) -> None:
         """Remove an organisation that has no sandboxes; its keys end."""
         self._call("DELETE", self._api("organizations", organization_id))
+
+    def create_volume(self, name: str) -> dict[str, Any]:
+        """Make a volume; the fields are the wire's (``id``, ``name``, ``state`` …)."""
+        made: dict[str, Any] = self._json("POST", self._api("volumes"), json={"name": name})
+        return made
+
+    def volumes(self) -> Sequence[dict[str, Any]]:
+        """List the volumes."""
+        listed: Sequence[dict[str, Any]] = self._json("GET", self._api("volumes"))
+        return listed
+
+    def delete_volume(self, id_or_name: str) -> None:
+        """Delete a volume with everything in it; no sandbox may have it."""
+        try:
+            found = self._json("GET", self._api("volumes", "by-name", id_or_name))["id"]
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            found = id_or_name
+        self._call("DELETE", self._api("volumes", found))
 
     def preview(self, sandbox: Sandbox, port: int) -> tuple[str, str]:
         """Get the URL of a port inside, and the token that opens it."""

@@ -30,6 +30,7 @@ from control.model import (
     ApiKey,
     DesiredState,
     Intervals,
+    Mount,
     NetworkPolicy,
     Node,
     Organization,
@@ -39,20 +40,22 @@ from control.model import (
     State,
     StoppedBy,
     Usage,
+    VolumeState,
 )
 from control.store.migrate import HEAD, config
 from control.store.rows import key_values, sandbox_values
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
 from control.vault import Vault, VaultError
-from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store
+from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store, a_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
 
-    from control.model import Sandbox
+    from control.model import Sandbox, Volume
     from control.store import Store
     from control.store.sql import SqlStore
     from tests.support.records import Place
@@ -406,6 +409,14 @@ async def test_the_disks_of_each_node_are_summed_up(store: SqlStore) -> None:
         made = a_sandbox(node=node, state=state, resources=Resources(1, 1, gib))
         await store.sandboxes.insert(made, most=MOST)
     assert await store.sandboxes.disks() == {"a": 8, "b": 11}
+    for node, kept in (
+        ("a", VolumeState.READY),
+        ("a", VolumeState.DELETED),
+        ("c", VolumeState.PENDING_DELETE),
+        ("", VolumeState.READY),
+    ):
+        await store.volumes.insert(a_volume(node=node, state=kept), most=MOST)
+    assert await store.sandboxes.disks() == {"a": 10, "b": 11, "c": 2}
 
 
 def of_the_first_version(connection: Connection, stored: Sandbox) -> None:
@@ -423,6 +434,104 @@ def of_the_first_version(connection: Connection, stored: Sandbox) -> None:
     connection.execute(tables["labels"].insert(), labels)
     key = {k: v for k, v in key_values(a_key("one")).items() if k != "organization_id"}
     connection.execute(tables["api_keys"].insert(), key)
+
+
+async def test_volumes_come_back_and_names_are_an_organisation_s(store: SqlStore) -> None:
+    made = a_volume(name="v", node="n1", is_made=True, error_reason="why", last_used_at=NOW)
+    await store.volumes.insert(made, most=MOST)
+    assert await store.volumes.get(made.id) == made
+    assert await store.volumes.named(made.organization_id, "v") == made
+    for other in (store.volumes.get("v"), store.volumes.named("other", "v")):
+        assert await other is None
+    with pytest.raises(ConflictError):
+        await store.volumes.insert(a_volume(name="v"), most=MOST)
+    theirs = a_volume(name="v", organization_id="other", created_at=NOW + timedelta(minutes=1))
+    await store.volumes.insert(theirs, most=MOST)
+    assert await store.volumes.all(frozenset(VolumeState)) == [made, theirs]
+    assert await store.volumes.all([VolumeState.PENDING_CREATE], "other") == [theirs]
+    assert await store.volumes.all([VolumeState.READY]) == []
+    await store.volumes.remove(made.id)
+    await store.volumes.remove(made.id)
+    assert await store.volumes.get(made.id) is None
+
+
+async def test_parallel_inserts_never_make_too_many_volumes(store: SqlStore) -> None:
+    await store.volumes.insert(a_volume(state=VolumeState.DELETED), most=1)
+    results = await asyncio.gather(
+        *(store.volumes.insert(a_volume(), most=2) for _ in range(6)), return_exceptions=True
+    )
+    assert sum(result is None for result in results) == 2
+    assert sum(isinstance(result, InvalidError) for result in results) == 4
+
+
+async def test_a_volume_knows_who_uses_it(store: SqlStore) -> None:
+    volume, other = a_volume(), a_volume()
+    for each in (volume, other):
+        await store.volumes.insert(each, most=MOST)
+    mounts = (Mount(volume.id, "/a"), Mount(volume.id, "/b", "part"), Mount(other.id, "/c"))
+    user = a_sandbox(name="user", volumes=mounts)
+    await store.sandboxes.insert(user, most=MOST)
+    read = await store.sandboxes.get(user.id)
+    assert read == user
+
+    async def users() -> list[str]:
+        found: list[str] = []
+
+        def look(record: Volume, names: Sequence[str]) -> Volume:
+            found[:] = names
+            return replace(record, node="n1")
+
+        assert (await store.volumes.change(volume.id, look)).node == "n1"
+        return found
+
+    assert await users() == ["user"]
+    assert not await store.volumes.is_free(volume.id)
+
+    def going(sandbox: Sandbox) -> Sandbox:
+        ended = DesiredState.DESTROYED
+        return replace(sandbox, state=State.DESTROYING, desired_state=ended)
+
+    await store.sandboxes.change(user.id, going)
+    assert await users() == []
+    assert not await store.volumes.is_free(volume.id)
+    await store.sandboxes.change(user.id, lambda s: replace(s, state=State.DESTROYED))
+    assert await store.volumes.is_free(volume.id)
+    await store.sandboxes.remove(user.id)
+    assert await store.volumes.is_free(volume.id)
+    with pytest.raises(NotFoundError):
+        await store.volumes.change("nobody", lambda record, _: record)
+
+
+async def test_a_volume_is_either_deleted_or_comes_to_be_used(store: SqlStore) -> None:
+    for _ in range(5):
+        volume = a_volume(state=VolumeState.READY)
+        await store.volumes.insert(volume, most=MOST)
+        user = a_sandbox(volumes=(Mount(volume.id, "/a"),))
+
+        def retire(record: Volume, users: Sequence[str]) -> Volume:
+            if users:
+                raise ConflictError("in use")
+            return replace(record, state=VolumeState.PENDING_DELETE)
+
+        results = await asyncio.gather(
+            store.sandboxes.insert(user, most=MOST),
+            store.volumes.change(volume.id, retire),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, Exception) for result in results) == 1, results
+        there = await store.sandboxes.get(user.id)
+        after = await store.volumes.get(volume.id)
+        assert after is not None
+        assert (there is None) == (after.state is VolumeState.PENDING_DELETE)
+
+
+async def test_nobody_gets_a_volume_of_another_organisation(store: SqlStore) -> None:
+    theirs = a_volume(organization_id="other", state=VolumeState.READY)
+    await store.volumes.insert(theirs, most=MOST)
+    sandbox = a_sandbox(volumes=(Mount(theirs.id, "/a"),))
+    with pytest.raises(InvalidError):
+        await store.sandboxes.insert(sandbox, most=MOST)
+    assert await store.sandboxes.get(sandbox.id) is None
 
 
 async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:

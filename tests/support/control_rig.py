@@ -16,7 +16,7 @@ import httpx
 
 from control.app import Adapters, Control, now
 from control.errors import UnavailableError
-from control.model import Node
+from control.model import Node, VolumeState
 from control.settings import Settings
 from control.vault import Keys, new_api_key
 from jobs.memory import DISK_MIB, NODE, MemoryScheduler
@@ -268,6 +268,8 @@ class Rig:
         await self.settle()
         for outline in await self.store.sandboxes.survey():
             await self.store.sandboxes.remove(outline.id)
+        for volume in await self.store.volumes.all(frozenset(VolumeState)):
+            await self.store.volumes.remove(volume.id)
         for sandbox_id in list(self.scheduler.jobs):
             self.scheduler.end(sandbox_id, "wiped")
             await self.scheduler.forget(sandbox_id)

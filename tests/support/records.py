@@ -7,6 +7,7 @@ import contextlib
 import functools
 import sqlite3
 import tempfile
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine
 
-from control.model import Permission, Resources, Sandbox, Snapshot
+from control.model import Permission, Resources, Sandbox, Snapshot, Volume
 from control.naming import new_sandbox_id
 from control.store.migrate import upgrade
 from control.store.opening import open_store
@@ -61,6 +62,12 @@ def a_snapshot(name: str = "default", **fields: Any) -> Snapshot:
         "updated_at": NOW,
     }
     return Snapshot(name=name, **{**defaults, **fields})
+
+
+def a_volume(**fields: Any) -> Volume:
+    volume_id = fields.pop("id", None) or str(uuid.uuid4())
+    defaults = {"name": f"name-{volume_id}", "size_gib": 2, "created_at": NOW, "updated_at": NOW}
+    return Volume(id=volume_id, **{**defaults, **fields})
 
 
 @functools.cache

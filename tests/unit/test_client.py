@@ -192,6 +192,44 @@ def test_exec_leaves_a_whole_line_to_the_shell(command_line: Callable[[Answers],
     assert json.loads(server.requests[1].content) == {"command": "ls | wc", "cwd": "/tmp"}
 
 
+def test_volumes_are_made_listed_and_deleted(command_line: Callable[[Answers], Server]) -> None:
+    volume = {"id": "1-2", "name": "v", "state": "ready", "errorReason": None}
+    missing = httpx.Response(404, json={"message": "no"})
+    server = command_line(
+        {
+            ("POST", "/api/volumes"): httpx.Response(200, json=volume),
+            ("GET", "/api/volumes"): httpx.Response(200, json=[volume]),
+            ("GET", "/api/volumes/by-name/v"): httpx.Response(200, json=volume),
+            ("GET", "/api/volumes/by-name/3-4"): missing,
+            ("DELETE", "/api/volumes/1-2"): httpx.Response(200),
+            ("DELETE", "/api/volumes/3-4"): httpx.Response(200),
+        }
+    )
+    run = CliRunner().invoke
+    assert run(cli.app, ["volume", "create", "v"]).stdout == "1-2\n"
+    assert json.loads(server.requests[0].content) == {"name": "v"}
+    assert run(cli.app, ["volume", "list"]).stdout == "1-2  ready  v\n"
+    assert json.loads(run(cli.app, ["volume", "list", "--json"]).stdout) == [volume]
+    assert run(cli.app, ["volume", "delete", "v", "3-4"]).exit_code == 0
+    deleted = [request.url.path for request in server.requests if request.method == "DELETE"]
+    assert deleted == ["/api/volumes/1-2", "/api/volumes/3-4"]
+
+
+def test_a_sandbox_is_created_with_volumes(command_line: Callable[[Answers], Server]) -> None:
+    server = command_line({("POST", "/api/sandbox"): httpx.Response(200, json=BOX)})
+    run = CliRunner().invoke
+    words = ["create", "--volume", "v:/data", "--volume", "w/a/b:/part"]
+    assert run(cli.app, words).exit_code == 0
+    assert json.loads(server.requests[0].content) == {
+        "volumes": [
+            {"volumeId": "v", "mountPath": "/data"},
+            {"volumeId": "w", "mountPath": "/part", "subpath": "a/b"},
+        ]
+    }
+    refused = run(cli.app, ["create", "--volume", "/data"])
+    assert (refused.exit_code, len(server.requests)) == (2, 1)
+
+
 def test_without_address_and_key_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DAYTONA_API_URL", "DAYTONA_SERVER_URL", "DAYTONA_API_KEY"):
         monkeypatch.delenv(name, raising=False)

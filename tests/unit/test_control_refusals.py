@@ -50,7 +50,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
         ({"networkAllowList": ",".join(["1.2.3.4"] * 65)}, 400, "more than 64"),
         ({"buildInfo": {"dockerfileContent": "FROM x\n"}, "snapshot": "default"}, 400, "both"),
         ({"buildInfo": {"dockerfileContent": "FROM x\n"}}, 422, "does not support building images"),
-        ({"volumes": [{"volumeId": "v", "mountPath": "/v"}]}, 422, "does not support volumes"),
+        ({"volumes": [{"volumeId": "v", "mountPath": "/v"}]}, 400, "Volume 'v' not found"),
         ({"secrets": [{"A": "b"}]}, 422, "does not support secrets"),
         ({"gpu": 1}, 422, "does not support GPUs"),
         ({"domainAllowList": "a.org"}, 422, "does not support domainAllowList"),
@@ -166,7 +166,7 @@ async def test_what_is_not_there_is_said_in_the_wire_s_words(
 
 
 async def test_unknown_calls_are_told_from_unknown_things(rig: Rig) -> None:
-    for method, path in (("POST", "/volumes"), ("PATCH", "/sandbox"), ("GET", "/sandbox/a/b/c")):
+    for method, path in (("POST", "/volume"), ("PATCH", "/sandbox"), ("GET", "/sandbox/a/b/c")):
         answer = await rig.call(method, path)
         assert answer.status_code == 404
         assert complaint(answer) == f"Cannot {method} /api{path}"

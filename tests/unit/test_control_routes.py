@@ -38,6 +38,13 @@ NEEDS = {
         ("GET", "/api/openapi.json"),
     },
     DELETE: {("DELETE", "/api/sandbox/{name}")},
+    "read:volumes": {
+        ("GET", "/api/volumes"),
+        ("GET", "/api/volumes/by-name/{name}"),
+        ("GET", "/api/volumes/{volume_id}"),
+    },
+    "write:volumes": {("POST", "/api/volumes")},
+    "delete:volumes": {("DELETE", "/api/volumes/{volume_id}")},
     MANAGE: {
         ("GET", "/api/api-keys"),
         ("POST", "/api/api-keys"),

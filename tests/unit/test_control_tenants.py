@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
 THINGS = {
     "/api/sandbox/{": ("sandbox id", "sandbox name"),
     "/api/snapshots/{": ("snapshot id", "snapshot name"),
+    "/api/volumes/{": ("volume id",),
+    "/api/volumes/by-name/{": ("volume name",),
     "/api/api-keys/{": ("key name",),
     "/api/organizations/{": ("organization id",),
 }
@@ -42,6 +44,7 @@ LISTS = {
     "/api/sandbox",
     "/api/sandbox/paginated",
     "/api/snapshots",
+    "/api/volumes",
     "/api/api-keys",
     "/api/api-keys/current",
     "/api/organizations",
@@ -54,13 +57,20 @@ LISTS = {
     "/api/openapi.json",
 }
 # These make something of the caller's own; that names do not collide is tested elsewhere.
-MAKING = {"/api/sandbox", "/api/api-keys", "/api/organizations"}
+MAKING = {"/api/sandbox", "/api/volumes", "/api/api-keys", "/api/organizations"}
 
 
 class World:
     """What one tenant has, and another one who wants it."""
 
-    def __init__(self, rig: Rig, owner: Tenant, other: Tenant, sandbox: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        owner: Tenant,
+        other: Tenant,
+        sandbox: Mapping[str, Any],
+        volume_id: str,
+    ) -> None:
         self.rig, self.owner, self.other = rig, owner, other
         self.sandbox = sandbox
         self.names = {
@@ -68,6 +78,8 @@ class World:
             "sandbox name": "canary-sandbox",
             "snapshot id": "canary-snapshot-id",
             "snapshot name": "canary-snapshot",
+            "volume id": volume_id,
+            "volume name": "canary-volume",
             "key name": "canary-key",
             "organization id": owner.id,
         }
@@ -77,6 +89,8 @@ class World:
             "sandbox name": "nobody-s",
             "snapshot id": "nobody-s-id",
             "snapshot name": "nobody-s",
+            "volume id": "5b1c1f1e-0000-4000-8000-00000000000f",
+            "volume name": "nobody-s",
             "key name": "nobody-s",
             "organization id": "nobody-s-id",
         }
@@ -88,7 +102,8 @@ async def world(rig: Rig) -> World:
     made = await owner.call("POST", "/sandbox", json={"name": "canary-sandbox"})
     key = {"name": "canary-key", "permissions": ["write:sandboxes"]}
     assert (await owner.call("POST", "/api-keys", json=key)).status_code == 201
-    found = World(rig, owner, other, made.json())
+    volume = await owner.call("POST", "/volumes", json={"name": "canary-volume"})
+    found = World(rig, owner, other, made.json(), volume.json()["id"])
     await rig.store.snapshots.put(
         a_snapshot("canary-snapshot", id="canary-snapshot-id", organization_id=owner.id)
     )
@@ -136,6 +151,8 @@ async def test_no_call_reaches_what_another_tenant_has(world: World) -> None:
     assert (await world.owner.call("GET", "/sandbox/canary-sandbox")).json() == before
     assert (await world.owner.call("GET", "/api-keys/canary-key")).status_code == 200
     assert (await world.owner.call("GET", "/snapshots/canary-snapshot")).status_code == 200
+    volume = (await world.owner.call("GET", "/volumes/by-name/canary-volume")).json()
+    assert volume["state"] in {"pending_create", "ready"}
 
 
 async def test_no_list_tells_of_what_another_tenant_has(world: World) -> None:
