@@ -77,6 +77,13 @@ class UnsupportedError(YurtError):
     code = "UNPROCESSABLE_ENTITY"
 
 
+class NotServedError(YurtError):
+    """A call of the wire that is known, with something in it that no version does yet."""
+
+    status = 501
+    code = "NOT_IMPLEMENTED"
+
+
 class UnavailableError(YurtError):
     """Something that we depend on cannot be asked now."""
 

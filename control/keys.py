@@ -67,11 +67,10 @@ class KeyRing:
     def of(self, organization_id: str) -> list[ApiKey]:
         """Return an organisation's keys with when they were last used, the oldest first."""
         keys = sorted(self._by_prefix.values(), key=lambda key: (key.created_at, key.name))
-        return [
-            replace(key, last_used_at=self._used.get(key.prefix, key.last_used_at))
-            for key in keys
-            if key.organization_id == organization_id
-        ]
+        return [self._shown(key) for key in keys if key.organization_id == organization_id]
+
+    def _shown(self, key: ApiKey) -> ApiKey:
+        return replace(key, last_used_at=self._used.get(key.prefix, key.last_used_at))
 
     def authenticate(self, text: str) -> ApiKey:
         """Return whose key ``text`` is.
@@ -139,7 +138,7 @@ class KeyRing:
         key = self._find(organization_id, name)
         if key is None:
             raise NotFoundError(f"API key {name} not found")
-        return key
+        return self._shown(key)
 
     async def note_use(self) -> None:
         """Store when keys were last used."""

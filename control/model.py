@@ -47,7 +47,19 @@ class State(StrEnum):
 
 
 STARTING_STATES = frozenset({State.CREATING, State.STARTING})
-RESTING_STATES = frozenset({State.STOPPED, State.ARCHIVED, State.ERROR, State.DESTROYED})
+# These use no cores and no memory, or are about to.
+RESTING_STATES = frozenset(
+    {
+        State.STOPPED,
+        State.ARCHIVED,
+        State.ARCHIVING,
+        State.ERROR,
+        State.BUILD_FAILED,
+        State.DESTROYING,
+        State.DESTROYED,
+    }
+)
+DISKLESS_STATES = frozenset({State.ARCHIVED, State.DESTROYING, State.DESTROYED})
 LIVE_STATES = STARTING_STATES | {State.STARTED, State.UNKNOWN}  # unknown: perhaps it runs
 
 
@@ -344,7 +356,9 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an organisation uses: cores and memory of what is not stopped, disks of what exists."""
+    """What an organisation or a sandbox uses: cores and memory until it stops, its disk until it
+    is archived or deleted.
+    """
 
     sandboxes: int = 0
     cpu: int = 0

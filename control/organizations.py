@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from control.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from control.store import Store
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f/]{1,128}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What all sandboxes of an organisation may use together; None is no limit."""
+
+    max_sandboxes: int | None = None
+    max_cpu: int | None = None
+    max_memory_gib: int | None = None
+    max_disk_gib: int | None = None
 
 
 def is_operator(key: ApiKey) -> bool:
@@ -70,6 +81,22 @@ class Organizations:
         if found is None:
             raise NotFoundError(f"Organization with ID {organization_id} not found")
         return found
+
+    async def limit(self, organization_id: str, limits: Limits, *, by: ApiKey) -> None:
+        """Say how much an organisation may use; what is in use already stays.
+
+        Raises:
+            ForbiddenError: the caller does not run this installation.
+            NotFoundError: there is none that the caller may know of.
+            InvalidError: a limit is negative.
+        """
+        found = await self.get(organization_id, by=by)
+        _require_operator(by)
+        if any(limit is not None and limit < 0 for limit in vars(limits).values()):
+            raise InvalidError("a limit is 0 or more, or null for none")
+        await self._store.organizations.change(
+            found.id, lambda known: replace(known, **vars(limits))
+        )
 
     async def remove(self, organization_id: str, *, by: ApiKey) -> None:
         """Remove an organisation that has no sandboxes; its keys end.

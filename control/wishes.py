@@ -135,6 +135,25 @@ def checked_network(*, block_all: bool, allow_list: str | None) -> NetworkPolicy
     Raises:
         InvalidError: an entry is not an IPv4 network.
     """
+    return NetworkPolicy(block_all=block_all and not _words(allow_list), allow=_words(allow_list))
+
+
+def changed_network(
+    known: NetworkPolicy, *, block_all: bool | None, allow_list: str | None
+) -> NetworkPolicy:
+    """Change a policy: a list opens only what is on it, an empty one or a yes or no clears it.
+
+    Raises:
+        InvalidError: an entry is not an IPv4 network.
+    """
+    if block_all is None and allow_list is None:
+        return known
+    if block_all is None:
+        block_all = known.block_all
+    return checked_network(block_all=block_all, allow_list=allow_list)
+
+
+def _words(allow_list: str | None) -> tuple[str, ...]:
     words = [word for word in (allow_list or "").replace(",", " ").split() if word]
     if len(words) > _MAX_NETWORKS:
         raise InvalidError(f"networkAllowList has more than {_MAX_NETWORKS} entries")
@@ -144,4 +163,4 @@ def checked_network(*, block_all: bool, allow_list: str | None) -> NetworkPolicy
     except ValueError as error:
         message = f"networkAllowList: {error}; write IPv4 networks like 10.0.0.0/8"
         raise InvalidError(message) from error
-    return NetworkPolicy(block_all=block_all and not words, allow=tuple(words))
+    return tuple(words)

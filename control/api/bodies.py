@@ -10,11 +10,12 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from control.errors import InvalidError, UnsupportedError
-from control.model import Permission
+from control.errors import InvalidError, NotServedError, UnsupportedError
+from control.model import NetworkPolicy, Permission
 from control.mounts import checked_mount
 from control.naming import parse_port
-from control.wishes import Wish, checked_intervals, checked_network
+from control.organizations import Limits
+from control.wishes import Wish, changed_network, checked_intervals, checked_network
 
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 
@@ -99,11 +100,11 @@ class CreateBody(_Strict):
         )
 
     def _refuse_unsupported(self) -> None:
+        require_no_domains(self.domain_allow_list)
         for asked, what in (
             (self.build_info is not None, "building images: create from a snapshot instead"),
             (self.secrets, "secrets: pass values as env instead"),
             (self.linked_sandbox, "linked sandboxes"),
-            (self.domain_allow_list, "domainAllowList: use networkAllowList instead"),
             (self.outbound_proxy_url, "outboundProxyUrl: set the proxy variables as env instead"),
             (self.auto_pause_interval, "pausing: use autoStopInterval instead"),
             (self.ttl_minutes, "ttlMinutes: use autoStopInterval and autoDeleteInterval instead"),
@@ -112,6 +113,39 @@ class CreateBody(_Strict):
         ):
             if asked:
                 raise UnsupportedError(f"This version does not support {what}")
+
+
+class NetworkBody(_Strict):
+    """``POST /sandbox/{s}/network-settings``."""
+
+    network_block_all: bool | None = Field(default=None, alias="networkBlockAll")
+    network_allow_list: str | None = Field(default=None, alias="networkAllowList")
+    domain_allow_list: str | None = Field(default=None, alias="domainAllowList")
+
+    def changed(self, known: NetworkPolicy) -> NetworkPolicy:
+        """Return what becomes of a policy.
+
+        Raises:
+            InvalidError: an entry is not an IPv4 network.
+            NotServedError: it names domains.
+        """
+        require_no_domains(self.domain_allow_list)
+        return changed_network(
+            known, block_all=self.network_block_all, allow_list=self.network_allow_list
+        )
+
+
+def require_no_domains(names: str | None) -> None:
+    """Refuse a list of domains.
+
+    Raises:
+        NotServedError: there is one.
+    """
+    if names:
+        raise NotServedError(
+            "domainAllowList is not served: packets are filtered by address, and the addresses of "
+            "a name change and are shared; use networkAllowList"
+        )
 
 
 class LabelsBody(_Strict):
@@ -130,6 +164,19 @@ class VolumeBody(_Strict):
     """``POST /volumes``."""
 
     name: str
+
+
+class QuotaBody(_Strict):
+    """``PATCH /organizations/{id}/quota/{regionId}``; the number of sandboxes is ours."""
+
+    cpu: int | None = Field(default=None, alias="totalCpuQuota")
+    memory: int | None = Field(default=None, alias="totalMemoryQuota")
+    disk: int | None = Field(default=None, alias="totalDiskQuota")
+    sandboxes: int | None = Field(default=None, alias="totalSandboxQuota")
+
+    def limits(self) -> Limits:
+        """Return what is asked for."""
+        return Limits(self.sandboxes, self.cpu, self.memory, self.disk)
 
 
 class KeyBody(_Strict):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from control.api.bodies import OrganizationBody, read_body
+from control.api.bodies import OrganizationBody, QuotaBody, read_body
 from control.api.caller import AnyCaller, KeyManager
 from control.api.description import takes
 from control.api.wire import answer, iso, organization_json, usage_json
+from control.errors import NotFoundError
 from control.keys import FIRST
+from control.model import REGION
 
 router = APIRouter(prefix="/api")
 
@@ -50,6 +52,24 @@ async def usage(organization_id: str, caller: AnyCaller) -> Response:
     found = await caller.service.organizations.get(organization_id, by=caller.key)
     used = await caller.service.store.sandboxes.usage(found.id)
     return answer(usage_json(found, used, caller.service.settings))
+
+
+@router.patch(
+    "/organizations/{organization_id}/quota/{region_id}",
+    status_code=204,
+    openapi_extra=takes(QuotaBody),
+)
+async def limit(
+    organization_id: str, region_id: str, request: Request, caller: KeyManager
+) -> Response:
+    """Say how much an organisation may use in a region, of which there is one."""
+    body = await read_body(request, QuotaBody)
+    organizations = caller.service.organizations
+    await organizations.get(organization_id, by=caller.key)
+    if region_id != REGION:
+        raise NotFoundError("Region not found")
+    await organizations.limit(organization_id, body.limits(), by=caller.key)
+    return Response(status_code=204)
 
 
 @router.get("/users/me")

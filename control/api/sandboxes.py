@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from control.api.bodies import CreateBody, LabelsBody, integer, read_body, truth
+from control.api.bodies import CreateBody, LabelsBody, NetworkBody, integer, read_body, truth
 from control.api.caller import AnyCaller, Caller, Deleter, Writer
 from control.api.description import takes
 from control.api.lists import cursor_order, page_order, read_filter
@@ -148,6 +148,15 @@ async def _set_interval(
 
 async def _amend(caller: Caller, name: str, change: Callable[[Sandbox], Sandbox]) -> Response:
     return _one(caller, await caller.sandboxes.amend(name, change))
+
+
+@router.post("/{name}/network-settings", openapi_extra=takes(NetworkBody))
+async def set_network(name: str, request: Request, caller: Writer) -> Response:
+    """Say where it may connect to; one that runs is told at once."""
+    body = await read_body(request, NetworkBody)
+    return await _amend(
+        caller, name, lambda sandbox: replace(sandbox, network=body.changed(sandbox.network))
+    )
 
 
 @router.post("/{name}/last-activity", status_code=201)

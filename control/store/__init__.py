@@ -49,8 +49,9 @@ class SandboxStore(Protocol):
 
         Raises:
             ConflictError: the name is taken in its organisation.
-            InvalidError: there are already ``most`` sandboxes, or a volume of it is not usable
-                any more.
+            InvalidError: there are already ``most`` sandboxes, its organisation may have no more,
+                or a volume of it is not usable any more.
+            NotFoundError: there is no such organisation.
         """
         ...
 
@@ -69,6 +70,7 @@ class SandboxStore(Protocol):
         may be called twice, where the first was undone.
 
         Raises:
+            InvalidError: the organisation may not use that much.
             NotFoundError: there is no such record.
         """
         ...

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+ORGANIZATION_BY_ID = select(organizations).where(organizations.c.id == bindparam("key"))
+
 
 class SqlOrganizations:
     """``OrganizationStore``."""
@@ -40,7 +42,7 @@ class SqlOrganizations:
 
     async def get(self, organization_id: str) -> Organization | None:
         """See ``OrganizationStore.get``."""
-        rows = await self._database.rows(_BY_ID, {"key": organization_id})
+        rows = await self._database.rows(ORGANIZATION_BY_ID, {"key": organization_id})
         return organization_from(rows[0]) if rows else None
 
     async def insert(self, organization: Organization, key: ApiKey) -> None:
@@ -60,7 +62,9 @@ class SqlOrganizations:
         key = {"key": organization_id}
 
         async def work(connection: AsyncConnection) -> Organization:
-            row = (await connection.execute(_BY_ID.with_for_update(), key)).one_or_none()
+            row = (
+                await connection.execute(ORGANIZATION_BY_ID.with_for_update(), key)
+            ).one_or_none()
             if row is None:
                 raise NotFoundError(f"Organization with ID {organization_id} not found")
             new = mutate(organization_from(row))
@@ -103,9 +107,6 @@ class SqlOrganizations:
             )
 
         await self._database.write(work)
-
-
-_BY_ID = select(organizations).where(organizations.c.id == bindparam("key"))
 
 
 class SqlKeys:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, not_, select, tuple_
 
 from control.listing import Filter, Order, Period, Position, SortField, Span
-from control.model import RESTING_STATES, DesiredState, Sandbox, State
+from control.model import DISKLESS_STATES, RESTING_STATES, DesiredState, Sandbox, State
 from control.store.rows import to_ms
 from control.store.tables import labels, sandboxes, snapshots
 
@@ -94,7 +94,7 @@ def usage_of(organization_id: str) -> Select[Any]:
     """Write a statement for one row with the fields of ``Usage``."""
     c = sandboxes.c
     runs = c.state.not_in([state.value for state in RESTING_STATES])
-    has_disk = c.state != State.ARCHIVED.value
+    has_disk = c.state.not_in([state.value for state in DISKLESS_STATES])
     own = snapshots.c.organization_id == organization_id
     return select(
         func.count(c.id),

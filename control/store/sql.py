@@ -18,14 +18,16 @@ from sqlalchemy import (
     update,
 )
 
+from control import quotas
 from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
 from control.model import Sandbox, Snapshot, State, Usage, VolumeState
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
-from control.store.owners import SqlKeys, SqlOrganizations
+from control.store.owners import ORGANIZATION_BY_ID, SqlKeys, SqlOrganizations
 from control.store.queries import matching, ordered, position, usage_of
 from control.store.rows import (
+    organization_from,
     outline_from,
     sandbox_from,
     sandbox_values,
@@ -79,6 +81,7 @@ class SqlSandboxes:
             )
             if there is not None and there >= most:
                 raise InvalidError(_NO_ROOM.format(most=most))
+            await _require_room(connection, sandbox, quotas.demand(sandbox))
             await connection.execute(_INSERT, values)
             await _write_labels(connection, sandbox.id, sandbox.labels)
             await write_mounts(connection, sandbox)
@@ -105,6 +108,10 @@ class SqlSandboxes:
                 raise NotFoundError(f"Sandbox with ID or name {sandbox_id} not found")
             old = sandbox_from(row, self._vault)
             new = mutate(old)
+            if quotas.rises(old, new):
+                await connection.run_sync(take_turn, Turn.COUNT)
+                # It is counted among those that are there.
+                await _require_room(connection, new, _more(quotas.demand(old), quotas.demand(new)))
             if new != old:
                 await connection.execute(_REPLACE, {**sandbox_values(new, self._vault), **key})
             if new.labels != old.labels:
@@ -171,6 +178,21 @@ class SqlSandboxes:
         """See ``SandboxStore.usage``."""
         rows = await self._database.rows(usage_of(organization_id))
         return Usage(*rows[0])
+
+
+async def _require_room(connection: AsyncConnection, sandbox: Sandbox, more: Usage) -> None:
+    owner = sandbox.organization_id
+    row = (await connection.execute(ORGANIZATION_BY_ID, {"key": owner})).one_or_none()
+    if row is None:
+        raise NotFoundError(f"Organization with ID {owner} not found")
+    organization = organization_from(row)
+    if quotas.limits(organization):
+        used = Usage(*(await connection.execute(usage_of(owner))).one())
+        quotas.require_room(organization, used, more)
+
+
+def _more(old: Usage, new: Usage) -> Usage:
+    return Usage(0, new.cpu - old.cpu, new.memory_gib - old.memory_gib, new.disk_gib - old.disk_gib)
 
 
 async def _write_labels(

@@ -153,6 +153,11 @@ class Client:
         known: Sequence[dict[str, Any]] = self._json("GET", self._api("organizations"))
         return known
 
+    def limit_organization(self, organization_id: str, limits: Mapping[str, int | None]) -> None:
+        """Say how much an organisation may use in its region."""
+        url = self._api("organizations", organization_id, "quota", "us")
+        self._call("PATCH", url, json=dict(limits))
+
     def delete_organization(self, organization_id: str) -> None:
         """Remove an organisation that has no sandboxes; its keys end."""
         self._call("DELETE", self._api("organizations", organization_id))

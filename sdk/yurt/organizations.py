@@ -39,6 +39,25 @@ def list_(as_json: Json = False) -> None:
         typer.echo(f"{organization['id']}  {organization['name']}")
 
 
+@app.command("limit")
+def limit(
+    organization_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    sandboxes: Annotated[int | None, typer.Option(help="How many may exist.")] = None,
+    cpu: Annotated[int | None, typer.Option(help="Cores of all that run.")] = None,
+    memory: Annotated[int | None, typer.Option(help="GiB of memory of all that run.")] = None,
+    disk: Annotated[int | None, typer.Option(help="GiB of all disks.")] = None,
+) -> None:
+    """Say how much an organization may use together; what is not named has no limit."""
+    limits = {
+        "totalSandboxQuota": sandboxes,
+        "totalCpuQuota": cpu,
+        "totalMemoryQuota": memory,
+        "totalDiskQuota": disk,
+    }
+    with Client.from_environment() as client:
+        client.limit_organization(organization_id, limits)
+
+
 @app.command("rm")
 def remove(
     organization_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +92,71 @@ async def test_an_organization_is_removed_with_its_keys_when_it_is_empty(rig: Ri
     await eventually(removed)
     assert (await one.call("GET", "/sandbox")).status_code == 401
     assert (await rig.call("DELETE", "/organizations/default")).status_code == 400
+
+
+async def limit(rig: Rig, organization_id: str, **limits: int | None) -> None:
+    answer = await rig.call("PATCH", f"/organizations/{organization_id}/quota/us", json=limits)
+    assert answer.status_code == 204, answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "what", "unit"),
+    [
+        ("totalSandboxQuota", 1, "Sandbox count", ""),
+        ("totalCpuQuota", 3, "CPU", ""),
+        ("totalMemoryQuota", 4, "Memory", " GiB"),
+        ("totalDiskQuota", 5, "Disk", " GiB"),
+    ],
+)
+async def test_a_refusal_for_want_of_quota_names_limit_and_use(
+    rig: Rig, name: str, most: int, what: str, unit: str
+) -> None:
+    one = await rig.tenant("one")
+    await limit(rig, one.id, **{name: most})
+    body = {"cpu": 2, "memory": 3, "disk": 4}
+    made = await one.call("POST", "/sandbox", json=body)
+    assert made.status_code == 200
+    refused = await one.call("POST", "/sandbox", json=body)
+    assert refused.status_code == 400
+    used = {"Sandbox count": 1, "CPU": 2, "Memory": 3, "Disk": 4}[what]
+    assert complaint(refused) == (
+        f"Total {what} limit exceeded. Maximum allowed: {most}{unit}. "
+        f"In use: {used}{unit}, asked for: {used}{unit}."
+    )
+    assert (await rig.create())["state"] == "started"  # others have limits of their own
+    assert (await one.call("DELETE", f"/sandbox/{made.json()['id']}")).status_code == 200
+
+
+async def test_many_creates_at_once_stay_within_a_quota(rig: Rig) -> None:
+    one = await rig.tenant("one")
+    await limit(rig, one.id, totalCpuQuota=3)
+    creating = (one.call("POST", "/sandbox", json={}) for _ in range(8))
+    answers = await asyncio.gather(*creating)
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [400] * 5
+
+
+async def test_a_start_is_within_the_quota_and_a_deletion_always(rig: Rig) -> None:
+    one = await rig.tenant("one")
+    await limit(rig, one.id, totalCpuQuota=1)
+    first = (await one.call("POST", "/sandbox", json={})).json()["id"]
+    assert (await one.call("POST", f"/sandbox/{first}/stop")).json()["state"] == "stopped"
+    second = (await one.call("POST", "/sandbox", json={})).json()["id"]
+    refused = await one.call("POST", f"/sandbox/{first}/start")
+    assert refused.status_code == 400
+    assert complaint(refused).startswith("Total CPU limit exceeded.")
+    assert (await one.call("GET", f"/sandbox/{first}")).json()["state"] == "stopped"
+    await limit(rig, one.id, totalCpuQuota=0)
+    for sandbox_id in (first, second):
+        assert (await one.call("DELETE", f"/sandbox/{sandbox_id}")).status_code == 200
+
+
+async def test_only_an_operator_sets_limits(rig: Rig) -> None:
+    one = await rig.tenant("one")
+    path = f"/organizations/{one.id}/quota"
+    assert (await one.call("PATCH", f"{path}/us", json={})).status_code == 403
+    assert (await rig.call("PATCH", f"{path}/eu", json={})).status_code == 404
+    body = {"totalCpuQuota": -1}
+    assert (await rig.call("PATCH", f"{path}/us", json=body)).status_code == 400
 
 
 async def test_use_is_counted_by_organization(rig: Rig) -> None:

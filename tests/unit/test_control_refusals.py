@@ -53,7 +53,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
         ({"volumes": [{"volumeId": "v", "mountPath": "/v"}]}, 400, "Volume 'v' not found"),
         ({"secrets": [{"A": "b"}]}, 422, "does not support secrets"),
         ({"gpu": 1}, 422, "does not support GPUs"),
-        ({"domainAllowList": "a.org"}, 422, "does not support domainAllowList"),
+        ({"domainAllowList": "a.org"}, 501, "domainAllowList is not served"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )

@@ -35,7 +35,7 @@ THINGS = {
     "/api/organizations/{": ("organization id",),
 }
 # The other parameters, whatever the call: they have to be right for it to come that far.
-VALUES = {"port": "3000", "token": "a-token", "value": "true", "minutes": "5"}
+VALUES = {"port": "3000", "token": "a-token", "value": "true", "minutes": "5", "region_id": "us"}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/api/sandbox/{name}/labels"): {"labels": {"a": "b"}},
 }
