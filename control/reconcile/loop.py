@@ -196,7 +196,9 @@ class Reconciler:
         while True:
             await asyncio.sleep(STRAYS_SECONDS)
             try:
-                found = await stray_disks(self._world.scheduler, self._store)
+                found = await stray_disks(
+                    self._world.scheduler, self._store, self._world.volumes.store
+                )
             except UnavailableError as error:
                 logger.warning("disks cannot be listed", extra={"error": str(error)})
                 continue

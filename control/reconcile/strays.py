@@ -1,4 +1,4 @@
-"""Disks of which no record knows: reported, never deleted.
+"""Disks and volumes of which no record knows: reported, never deleted.
 
 One may be left over by a node that was away while its sandbox was deleted, or belong to a record
 that was lost with a database: only the operator can tell.
@@ -10,16 +10,19 @@ import logging
 from typing import TYPE_CHECKING
 
 from control.errors import UnavailableError
+from control.model import VolumeState
 
 if TYPE_CHECKING:
-    from control.store import SandboxStore
+    from control.store import SandboxStore, VolumeStore
     from jobs.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
 
-async def stray_disks(scheduler: Scheduler, store: SandboxStore) -> dict[str, list[str]]:
-    """Return the sandboxes that have a disk but no record, by node; for each node that answers.
+async def stray_disks(
+    scheduler: Scheduler, store: SandboxStore, volumes: VolumeStore
+) -> dict[str, list[str]]:
+    """Return the ids of disks and volumes without a record, by node; for each node that answers.
 
     Raises:
         UnavailableError: the nodes or the records cannot be listed.
@@ -34,7 +37,8 @@ async def stray_disks(scheduler: Scheduler, store: SandboxStore) -> dict[str, li
             extra = {"node": node.name, "error": str(error)}
             logger.warning("a node does not list its disks", extra=extra)
             continue
-        found[node.name] = set(listed.get("disks", ()))
+        found[node.name] = {*listed.get("disks", ()), *listed.get("volumes", ())}
     # Records last: a sandbox made meanwhile is no stray.
-    known = {outline.id for outline in await store.survey()}
+    known: set[str] = {outline.id for outline in await store.survey()}
+    known |= {volume.id for volume in await volumes.all(frozenset(VolumeState))}
     return {node: sorted(disks - known) for node, disks in found.items()}

@@ -34,7 +34,11 @@ _PENDING = frozenset(VolumeState) - {VolumeState.READY, VolumeState.ERROR}
 
 
 class VolumeKeeper:
-    """Makes, finds and removes volumes by the verbs of the nodes."""
+    """Makes, finds and removes volumes by the verbs of the nodes.
+
+    Attributes:
+        store: the records.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class VolumeKeeper:
             now: tells the time.
             keep_deleted: how long a deleted volume can still be looked at.
         """
-        self._store, self._scheduler, self._kept, self._now = store, scheduler, kept, now
+        self.store, self._scheduler, self._kept, self._now = store, scheduler, kept, now
         self._keep_deleted = keep_deleted
         self._awake = asyncio.Event()
         self._busy: set[str] = set()
@@ -77,7 +81,7 @@ class VolumeKeeper:
 
     async def _pending(self) -> list[Volume]:
         try:
-            every = await self._store.all(_PENDING)
+            every = await self.store.all(_PENDING)
         except UnavailableError as error:
             logger.warning("volumes cannot be listed", extra={"error": str(error)})
             return []
@@ -103,10 +107,10 @@ class VolumeKeeper:
         if volume.state in {VolumeState.PENDING_CREATE, VolumeState.CREATING}:
             await self._accept(volume)
         elif volume.state in {VolumeState.PENDING_DELETE, VolumeState.DELETING}:
-            if await self._store.is_free(volume.id):
+            if await self.store.is_free(volume.id):
                 await self._remove(volume)
         elif self._now() >= volume.updated_at + self._keep_deleted:
-            await self._store.remove(volume.id)
+            await self.store.remove(volume.id)
 
     async def _accept(self, volume: Volume) -> None:
         """Take a new volume for ready if a node has room for it; which one, its first use says."""
@@ -139,7 +143,7 @@ class VolumeKeeper:
                 return record
             return replace(record, state=state, error_reason=reason, updated_at=now)
 
-        await self._store.change(volume.id, moved)
+        await self.store.change(volume.id, moved)
 
     async def _work(self, verb: str, volume: Volume, arguments: Mapping[str, object]) -> None:
         told = {"volume_id": volume.id, **arguments}
@@ -191,7 +195,7 @@ class VolumeKeeper:
         return choose_node(nodes, await self._kept(), gib + own)
 
     async def _usable(self, volume_id: str) -> Volume:
-        volume = await self._store.get(volume_id)
+        volume = await self.store.get(volume_id)
         if volume is None or volume.state not in USABLE_VOLUMES:
             raise InvalidError(f"Volume '{volume_id}' was deleted")
         return volume
@@ -208,10 +212,10 @@ class VolumeKeeper:
             )
 
         try:
-            return await self._store.change(volume_id, placed)
+            return await self.store.change(volume_id, placed)
         except NotFoundError as error:
             raise InvalidError(f"Volume '{volume_id}' was deleted") from error
 
     async def _make(self, volume: Volume) -> None:
         await self._work("make-volume", volume, {"size": volume.size_gib * BYTES_PER_GIB})
-        await self._store.change(volume.id, lambda record, _: replace(record, is_made=True))
+        await self.store.change(volume.id, lambda record, _: replace(record, is_made=True))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.sdk.environments import python_of
+from tests.support.instance import REPOSITORY
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.api import Api
+    from tests.support.instance import Instance
+    from tests.support.remote import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -61,3 +66,34 @@ def test_a_volume_is_shared_survives_and_ends(api: Api) -> None:
             assert "in use by one or more sandboxes" in refused.json()["message"]
         with api.sandbox(volumes=mounts) as third:
             assert third.check("cat ~/shared/a ~/shared/deep/part/b 2>&1 | head -1") == "hello\n"
+
+
+@pytest.mark.parametrize("environment", ["newest", "v0_21"])
+def test_a_stock_sdk_has_sandboxes_share_a_volume(server: Server, environment: str) -> None:
+    mark = secrets.token_hex(8)
+    ran = subprocess.run(
+        [python_of(environment), "-m", "tests.e2e.sdk.volumes", f"sdk-{mark}", mark],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", **server.variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, mark), ran.stderr[-4000:]
+
+
+def test_a_volume_is_there_after_the_server_and_its_sandboxes_went(
+    embedded: Instance, api: Api
+) -> None:
+    with a_volume(api) as volume:
+        mounts = [{"volumeId": volume["id"], "mountPath": "/data"}]
+        with api.sandbox(volumes=mounts) as sandbox:
+            sandbox.check("echo kept > /data/a && sync /data/a")
+            embedded.down()
+            embedded.up()
+            eventually(api.answers, "the server to answer", seconds=30)
+            sandbox.start()
+            assert sandbox.check("cat /data/a") == "kept\n"
+            with api.sandbox(volumes=mounts) as other:
+                assert other.check("cat /data/a") == "kept\n"

@@ -19,12 +19,12 @@ from control.cli import nodes, ps
 from control.cli.prepare import data_directory, is_ours
 from control.cli.world import World, require_cluster
 from control.errors import ConflictError, InvalidError, NotFoundError, YurtError
-from control.model import State
+from control.model import State, VolumeState
 from control.settings import Settings
 from control.vault import load_keys
 from jobs.memory import NODE
 from jobs.node import read_config
-from tests.support.records import a_sandbox
+from tests.support.records import a_sandbox, a_volume
 from traefik.registry import Route
 from yurt.cli import GROUP, join
 
@@ -174,6 +174,20 @@ async def test_a_failed_sandbox_that_is_to_go_counts_as_a_disk(rig: Rig, world: 
     await rig.store.sandboxes.insert(sandbox, most=10)
     with pytest.raises(ConflictError):
         await nodes.revoke_key(world.store, "node-1", forget_disks=False)
+
+
+@in_session
+async def test_a_node_with_a_volume_is_not_forgotten_by_the_way(rig: Rig, world: World) -> None:
+    await nodes.make_key(world.store, "node-1", rotate=False)
+    for volume in (
+        a_volume(name="precious", node="node-1"),
+        a_volume(node="node-1", state=VolumeState.DELETED),
+        a_volume(node="node-2"),
+    ):
+        await rig.store.volumes.insert(volume, most=10)
+    with pytest.raises(ConflictError, match=r"1 volumes .* \(volume precious\)"):
+        await nodes.revoke_key(world.store, "node-1", forget_disks=False)
+    await nodes.revoke_key(world.store, "node-1", forget_disks=True)
 
 
 def test_what_a_node_is_given_is_what_preparing_takes(tmp_path: Path) -> None:

@@ -348,12 +348,20 @@ async def test_a_job_that_is_missing_stops_its_sandbox_with_a_reason(rig: Rig) -
 # -- what has no record ------------------------------------------------------------------------
 
 
+async def strays(rig: Rig) -> dict[str, list[str]]:
+    return await stray_disks(rig.scheduler, rig.store.sandboxes, rig.store.volumes)
+
+
 async def test_disks_without_a_record_are_told_of_and_left_alone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = (await rig.create())["id"]
+    await rig.call("POST", "/volumes", json={"name": "v"})
+    made = (await rig.create(volumes=[{"volumeId": "v", "mountPath": "/v"}]))["id"]
+    volumes = {*rig.scheduler.volumes, "f" * 36}
+    assert len(volumes) == 2
     rig.scheduler.disks.add(GONE)
-    assert await stray_disks(rig.scheduler, rig.store.sandboxes) == {NODE: [GONE]}
+    rig.scheduler.volumes["f" * 36] = 1
+    assert await strays(rig) == {NODE: [GONE, "f" * 36]}
     monkeypatch.setattr(loop, "STRAYS_SECONDS", 0.0)
     await rig.end()
     await rig.begin()
@@ -364,8 +372,9 @@ async def test_disks_without_a_record_are_told_of_and_left_alone(
 
     await eventually(told)
     assert rig.scheduler.disks == {made, GONE}
+    assert rig.scheduler.volumes.keys() == volumes
     rig.scheduler.lost.add(NODE)
-    assert await stray_disks(rig.scheduler, rig.store.sandboxes) == {}
+    assert await strays(rig) == {}
 
 
 # -- what does not answer ----------------------------------------------------------------------
