@@ -42,6 +42,7 @@ from control.records import Records
 from control.reports import Reports
 from control.sandboxes import Sandboxes
 from control.service import Service
+from control.trail import Trail
 from control.volumes import Volumes
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Control:
         holder = f"{socket.gethostname()}-{token_hex(8)}"
         self._leader = Leader(store, "reconcile", holder)
         self._keys = KeyRing(store.keys, now, self.wake)
+        self._trail = Trail(store.trail, settings.audit_days, now)
         self._forwarder = Forwarder()
         routes = Routes(adapters.registry)
         self._volumes = VolumeKeeper(
@@ -113,11 +115,15 @@ class Control:
             self._world(routes),
             store.sandboxes,
             resync=timedelta(seconds=settings.resync_seconds),
-            chore=self._keys.note_use,
+            chore=self._chores,
         )
         self.api = create_api(self._service())
         edge = Edge(self.records, self._keys, routes, self._forwarder)
-        self.app = Front(settings, self.api, edge)
+        self.app = Front(settings, self.api, edge, self._trail)
+
+    async def _chores(self) -> None:
+        await self._keys.note_use()
+        await self._trail.forget()
 
     def _world(self, routes: Routes) -> World:
         settings = self._settings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from control.api.envelope import envelope, no_route
@@ -20,7 +21,9 @@ from control.naming import parse_preview_host, parse_toolbox_path, split_host
 if TYPE_CHECKING:
     from control.asgi import App, Message, Receive, Scope, Send
     from control.edge import Edge
+    from control.model import ApiKey
     from control.settings import Settings
+    from control.trail import Trail
 
 MAX_BODY_BYTES = 1 << 20
 REPORT_PATH = b"/internal/report"
@@ -29,14 +32,19 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # A signed label opens a preview as long as it is not expired: it is no word for a log.
 _SIGNED = re.compile(r"(?<=/signed-preview-url/)[^/]+")
 
+# What an answer about something new begins with.
+_MADE = re.compile(rb'^\{"id":"([^"]{1,64})"')
+_LOOKED_AT = 100
+
 logger = logging.getLogger(__name__)
 
 
 class Front:
     """The application that the server runs: the API and the edge behind one door."""
 
-    def __init__(self, settings: Settings, api: App, edge: Edge) -> None:
+    def __init__(self, settings: Settings, api: App, edge: Edge, trail: Trail) -> None:
         self._settings, self._api, self._edge = settings, api, edge
+        self._trail = trail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -68,7 +76,7 @@ class Front:
         )
         if not is_ours or scope["type"] == "websocket":
             raise no_route(scope.get("method", "GET"), scope["path"])
-        await self._api(scope, _bounded(scope, receive), _audited(scope, send))
+        await self._api(scope, _bounded(scope, receive), _audited(scope, send, self._trail))
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:
@@ -88,23 +96,35 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     return take
 
 
-def _audited(scope: Scope, send: Send) -> Send:
-    """Log who changed what, and how that ended."""
+def _audited(scope: Scope, send: Send, trail: Trail) -> Send:
+    """Note who changed what, and how that ended, before it is answered."""
     if scope["method"] in _READING:
         return send
+    held: list[Message] = []
 
     async def note(message: Message) -> None:
         if message["type"] == "http.response.start":
-            extra = {
-                "method": scope["method"],
-                "path": _SIGNED.sub("...", scope["path"]),
-                "status": message["status"],
-                "key": scope.get("yurt.key"),
-            }
-            logger.info("request", extra=extra)
+            held.append(message)
+            return
+        if held:
+            start = held.pop()
+            await _write(scope, start["status"], message.get("body", b""), trail)
+            await send(start)
         await send(message)
 
     return note
+
+
+async def _write(scope: Scope, status: int, body: bytes, trail: Trail) -> None:
+    key: ApiKey | None = scope.get("yurt.key")
+    path = _SIGNED.sub("...", scope["path"])
+    extra = {"method": scope["method"], "path": path, "status": status}
+    logger.info("request", extra={**extra, "key": key.name if key else None})
+    if key is not None:
+        found = _MADE.search(body[:_LOOKED_AT]) if status < HTTPStatus.BAD_REQUEST else None
+        source = field_value(scope, b"x-daytona-source") or field_value(scope, b"user-agent")
+        made = found[1].decode() if found else ""
+        await trail.note(key, scope["method"], path, status, made=made, source=source or "")
 
 
 def _digits(text: str | None) -> str:

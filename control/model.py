@@ -367,6 +367,22 @@ class Usage:
     snapshots: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLine:
+    """What was done by whose key, and how it ended; ``id`` sorts by time."""
+
+    id: str
+    organization_id: str
+    created_at: datetime
+    actor: str
+    actor_prefix: str
+    action: str
+    target_type: str
+    target_id: str
+    status: int
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A host that sandboxes run on; ``key`` seals the messages between control and its runners."""

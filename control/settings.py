@@ -189,6 +189,10 @@ class Settings(BaseSettings):
         default=10_000, ge=1, description="Most sandboxes that may exist, stopped ones included."
     )
 
+    audit_days: int = Field(
+        default=365, ge=1, le=36_500, description="How long lines of the audit log are kept."
+    )
+
     hold_seconds: float = Field(
         default=50, gt=0, description="How long create, start and stop wait before they answer."
     )

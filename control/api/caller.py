@@ -60,7 +60,7 @@ class Needs:
         """
         service = service_of(request)
         key = service.keys.authenticate(bearer(request.headers.get("authorization")))
-        request.scope["yurt.key"] = key.name
+        request.scope["yurt.key"] = key
         if self.permission is not None:
             require(key, self.permission)
         return Caller(service, key, Sdk.from_field(request.headers.get("x-daytona-sdk-version")))
@@ -72,4 +72,5 @@ Deleter = Annotated[Caller, Depends(Needs(Permission.DELETE_SANDBOXES))]
 VolumeReader = Annotated[Caller, Depends(Needs(Permission.READ_VOLUMES))]
 VolumeWriter = Annotated[Caller, Depends(Needs(Permission.WRITE_VOLUMES))]
 VolumeDeleter = Annotated[Caller, Depends(Needs(Permission.DELETE_VOLUMES))]
+Auditor = Annotated[Caller, Depends(Needs(Permission.READ_AUDIT_LOGS))]
 KeyManager = Annotated[Caller, Depends(Needs(Permission.MANAGE_API_KEYS))]

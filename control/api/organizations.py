@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from control.api.bodies import OrganizationBody, QuotaBody, read_body
-from control.api.caller import AnyCaller, KeyManager
+from control.api.caller import AnyCaller, Auditor, KeyManager
 from control.api.description import takes
-from control.api.wire import answer, iso, organization_json, usage_json
+from control.api.lists import read_limit, read_page
+from control.api.wire import answer, audit_json, iso, organization_json, usage_json
 from control.errors import NotFoundError
 from control.keys import FIRST
 from control.model import REGION
@@ -70,6 +71,19 @@ async def limit(
         raise NotFoundError("Region not found")
     await organizations.limit(organization_id, body.limits(), by=caller.key)
     return Response(status_code=204)
+
+
+@router.get("/audit/organizations/{organization_id}")
+async def audit_log(organization_id: str, request: Request, caller: Auditor) -> Response:
+    """Show what was done by whose keys, the newest first, by numbered pages."""
+    found = await caller.service.organizations.get(organization_id, by=caller.key)
+    number, limit = read_page(request.query_params), read_limit(request.query_params)
+    lines, total = await caller.service.store.trail.page(
+        found.id, limit=limit, offset=(number - 1) * limit
+    )
+    items = [audit_json(line) for line in lines]
+    pages = -(-total // limit)
+    return answer({"items": items, "total": total, "page": number, "totalPages": pages})
 
 
 @router.get("/users/me")

@@ -16,6 +16,7 @@ from control.model import (
     REGION,
     STARTING_STATES,
     ApiKey,
+    AuditLine,
     DesiredState,
     Mount,
     Organization,
@@ -260,3 +261,20 @@ def usage_json(organization: Organization, used: Usage, settings: Settings) -> d
 
 def _total(most: int | None) -> int:
     return -1 if most is None else most
+
+
+def audit_json(line: AuditLine) -> dict[str, Any]:
+    """Write a line of the audit log; there are no users, so the actor is a key."""
+    return {
+        "id": line.id,
+        "actorId": line.actor,
+        "actorEmail": "",
+        "actorApiKeyPrefix": line.actor_prefix,
+        "organizationId": line.organization_id,
+        "action": line.action,
+        "targetType": line.target_type,
+        "targetId": line.target_id or None,
+        "statusCode": line.status,
+        "source": line.source or None,
+        "createdAt": iso(line.created_at),
+    }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from control.listing import Filter, Order, Page, SnapshotPage
     from control.model import (
         ApiKey,
+        AuditLine,
         DesiredState,
         Node,
         Organization,
@@ -243,6 +244,24 @@ class KeyStore(Protocol):
         ...
 
 
+class TrailStore(Protocol):
+    """The audit log."""
+
+    async def add(self, line: AuditLine) -> None:
+        """Store a line."""
+        ...
+
+    async def page(
+        self, organization_id: str, *, limit: int, offset: int
+    ) -> tuple[list[AuditLine], int]:
+        """Return an organisation's lines, the newest first, and how many there are in all."""
+        ...
+
+    async def forget(self, before: datetime) -> None:
+        """Remove the lines that are older."""
+        ...
+
+
 class NodeStore(Protocol):
     """Nodes; the key of each is readable with the installation's own secrets only."""
 
@@ -289,6 +308,11 @@ class Store(Protocol):
     @property
     def keys(self) -> KeyStore:
         """API keys."""
+        ...
+
+    @property
+    def trail(self) -> TrailStore:
+        """The audit log."""
         ...
 
     @property

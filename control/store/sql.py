@@ -35,6 +35,7 @@ from control.store.rows import (
     snapshot_values,
 )
 from control.store.tables import labels, sandboxes, snapshots, volumes
+from control.store.trail import SqlTrail
 from control.store.volumes import SqlVolumes, write_mounts
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ class SqlStore:
         self.snapshots = SqlSnapshots(database)
         self.organizations = SqlOrganizations(database)
         self.keys = SqlKeys(database)
+        self.trail = SqlTrail(database)
         self.nodes = cluster.SqlNodes(database, vault)
 
     async def lease(self, name: str, holder: str, seconds: float) -> bool:

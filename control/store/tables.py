@@ -159,6 +159,22 @@ organizations = Table(
     Column("max_disk_gib", Integer),
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("actor_prefix", String(16), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target_type", String(64), nullable=False),
+    Column("target_id", String(255), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("source", String(255), nullable=False),
+)
+Index("ix_audit_log_organization_id", audit_log.c.organization_id, audit_log.c.id)
+
 api_keys = Table(
     "api_keys",
     metadata,

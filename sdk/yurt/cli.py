@@ -127,6 +127,22 @@ def remove(
         _print_json({"deleted": names})
 
 
+@app.command()
+def audit(
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many lines.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show who did what in your organization, the newest first."""
+    with Client.from_environment() as client:
+        lines = client.audit_log(limit)
+    if as_json:
+        _print_json(lines)
+        return
+    for line in lines:
+        what = f"{line['action']} {line['targetType']} {line.get('targetId') or ''}".rstrip()
+        typer.echo(f"{line['createdAt'][:19]}  {line['actorId']}  {what}  {line['statusCode']}")
+
+
 def join(points: Iterable[EntryPoint], to: typer.Typer = app) -> None:
     """Add the commands that installed distributions bring."""
     for point in sorted(points, key=lambda point: point.name):

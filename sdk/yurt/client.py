@@ -158,6 +158,13 @@ class Client:
         url = self._api("organizations", organization_id, "quota", "us")
         self._call("PATCH", url, json=dict(limits))
 
+    def audit_log(self, limit: int) -> Sequence[dict[str, Any]]:
+        """Return the newest lines of the audit log of this key's organisation."""
+        mine = self._json("GET", self._api("users", "me"))["id"]
+        url = self._api("audit", "organizations", mine)
+        lines: Sequence[dict[str, Any]] = self._json("GET", url, params={"limit": limit})["items"]
+        return lines
+
     def delete_organization(self, organization_id: str) -> None:
         """Remove an organisation that has no sandboxes; its keys end."""
         self._call("DELETE", self._api("organizations", organization_id))

@@ -56,7 +56,7 @@ class Shared:
         self.changed = 0
         self.sandboxes, self.keys = Told(store.sandboxes, self), Told(store.keys, self)
         self.snapshots, self.nodes = store.snapshots, store.nodes
-        self.volumes = store.volumes
+        self.volumes, self.trail = store.volumes, store.trail
         self.lease, self.release, self.ping = store.lease, store.release, store.ping
 
     async def tell(self) -> None:

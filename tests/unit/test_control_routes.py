@@ -38,6 +38,7 @@ NEEDS = {
         ("GET", "/api/openapi.json"),
     },
     DELETE: {("DELETE", "/api/sandbox/{name}")},
+    "read:audit_logs": {("GET", "/api/audit/organizations/{organization_id}")},
     "read:volumes": {
         ("GET", "/api/volumes"),
         ("GET", "/api/volumes/by-name/{name}"),

@@ -33,6 +33,7 @@ THINGS = {
     "/api/volumes/by-name/{": ("volume name",),
     "/api/api-keys/{": ("key name",),
     "/api/organizations/{": ("organization id",),
+    "/api/audit/organizations/{": ("organization id",),
 }
 # The other parameters, whatever the call: they have to be right for it to come that far.
 VALUES = {"port": "3000", "token": "a-token", "value": "true", "minutes": "5", "region_id": "us"}
