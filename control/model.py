@@ -357,7 +357,7 @@ class Organization:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What an organisation or a sandbox uses: cores and memory until it stops, its disk until it
-    is archived or deleted.
+    is archived or deleted. Volumes count as disks, too, until they are deleted.
     """
 
     sandboxes: int = 0
@@ -365,6 +365,7 @@ class Usage:
     memory_gib: int = 0
     disk_gib: int = 0
     snapshots: int = 0
+    volumes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     max_memory_gib: int = Field(default=256, ge=1, description="Most memory of one sandbox, GiB.")
     max_disk_gib: int = Field(default=1024, ge=1, description="Largest disk of one sandbox, GiB.")
     volume_gib: int = Field(default=10, ge=1, description="How much a new volume can hold, GiB.")
-    max_volumes: int = Field(default=100, ge=1, description="Most volumes that may exist.")
+    max_volumes: int = Field(default=100, ge=1, description="Most volumes of one organization.")
     max_sandboxes: int = Field(
         default=10_000, ge=1, description="Most sandboxes that may exist, stopped ones included."
     )

@@ -254,8 +254,8 @@ def usage_json(organization: Organization, used: Usage, settings: Settings) -> d
         "regionUsage": [region],
         "totalSnapshotQuota": -1,
         "currentSnapshotUsage": used.snapshots,
-        "totalVolumeQuota": -1,
-        "currentVolumeUsage": 0,
+        "totalVolumeQuota": settings.max_volumes,
+        "currentVolumeUsage": used.volumes,
     }
 
 

@@ -112,7 +112,8 @@ class VolumeStore(Protocol):
 
         Raises:
             ConflictError: the name is taken in its organisation.
-            InvalidError: there are already ``most`` volumes.
+            InvalidError: the organisation has ``most`` volumes already, or its limits allow no more
+                disk.
         """
         ...
 

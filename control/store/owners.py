@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, bindparam, delete, func, insert, select, text, update
 
+from control import quotas
 from control.errors import ConflictError, NotFoundError
-from control.model import LIVE_STATES, ApiKey, Organization, State, VolumeState
+from control.model import LIVE_STATES, ApiKey, Organization, State, Usage, VolumeState
 from control.naming import SandboxId
 from control.store.database import POSTGRESQL, Database
+from control.store.queries import usage_of
 from control.store.rows import (
     key_from,
     key_values,
@@ -107,6 +109,23 @@ class SqlOrganizations:
             )
 
         await self._database.write(work)
+
+
+async def require_room(connection: AsyncConnection, organization_id: str, more: Usage) -> None:
+    """Require that an organisation may use more; nobody else may change its use meanwhile.
+
+    Raises:
+        NotFoundError: there is no such organisation.
+        InvalidError: its limits do not allow that.
+    """
+    key = {"key": organization_id}
+    row = (await connection.execute(ORGANIZATION_BY_ID, key)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"Organization with ID {organization_id} not found")
+    organization = organization_from(row)
+    if quotas.limits(organization):
+        used = Usage(*(await connection.execute(usage_of(organization_id))).one())
+        quotas.require_room(organization, used, more)
 
 
 class SqlKeys:

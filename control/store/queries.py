@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, not_, select, tuple_
 
 from control.listing import Filter, Order, Period, Position, SortField, Span
-from control.model import DISKLESS_STATES, RESTING_STATES, DesiredState, Sandbox, State
+from control.model import DISKLESS_STATES, RESTING_STATES, DesiredState, Sandbox, State, VolumeState
 from control.store.rows import to_ms
-from control.store.tables import labels, sandboxes, snapshots
+from control.store.tables import labels, sandboxes, snapshots, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,14 +95,21 @@ def usage_of(organization_id: str) -> Select[Any]:
     c = sandboxes.c
     runs = c.state.not_in([state.value for state in RESTING_STATES])
     has_disk = c.state.not_in([state.value for state in DISKLESS_STATES])
+    cpu, memory, disks = (
+        func.coalesce(func.sum(case((counts, amount), else_=0)), 0)
+        for counts, amount in ((runs, c.cpu), (runs, c.memory_gib), (has_disk, c.disk_gib))
+    )
     own = snapshots.c.organization_id == organization_id
+    v = volumes.c
+    kept = and_(v.organization_id == organization_id, v.state != VolumeState.DELETED.value)
+    shared = select(func.coalesce(func.sum(v.size_gib), 0)).where(kept).scalar_subquery()
     return select(
         func.count(c.id),
-        *(
-            func.coalesce(func.sum(case((counts, amount), else_=0)), 0)
-            for counts, amount in ((runs, c.cpu), (runs, c.memory_gib), (has_disk, c.disk_gib))
-        ),
+        cpu,
+        memory,
+        disks + shared,
         select(func.count()).select_from(snapshots).where(own).scalar_subquery(),
+        select(func.count()).select_from(volumes).where(kept).scalar_subquery(),
     ).where(c.organization_id == organization_id, c.state != State.DESTROYED.value)
 
 

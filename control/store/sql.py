@@ -24,10 +24,9 @@ from control.listing import Filter, Order, Page, SnapshotPage
 from control.model import Sandbox, Snapshot, State, Usage, VolumeState
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
-from control.store.owners import ORGANIZATION_BY_ID, SqlKeys, SqlOrganizations
+from control.store.owners import SqlKeys, SqlOrganizations, require_room
 from control.store.queries import matching, ordered, position, usage_of
 from control.store.rows import (
-    organization_from,
     outline_from,
     sandbox_from,
     sandbox_values,
@@ -82,7 +81,7 @@ class SqlSandboxes:
             )
             if there is not None and there >= most:
                 raise InvalidError(_NO_ROOM.format(most=most))
-            await _require_room(connection, sandbox, quotas.demand(sandbox))
+            await require_room(connection, sandbox.organization_id, quotas.demand(sandbox))
             await connection.execute(_INSERT, values)
             await _write_labels(connection, sandbox.id, sandbox.labels)
             await write_mounts(connection, sandbox)
@@ -112,7 +111,8 @@ class SqlSandboxes:
             if quotas.rises(old, new):
                 await connection.run_sync(take_turn, Turn.COUNT)
                 # It is counted among those that are there.
-                await _require_room(connection, new, _more(quotas.demand(old), quotas.demand(new)))
+                more = _more(quotas.demand(old), quotas.demand(new))
+                await require_room(connection, new.organization_id, more)
             if new != old:
                 await connection.execute(_REPLACE, {**sandbox_values(new, self._vault), **key})
             if new.labels != old.labels:
@@ -179,17 +179,6 @@ class SqlSandboxes:
         """See ``SandboxStore.usage``."""
         rows = await self._database.rows(usage_of(organization_id))
         return Usage(*rows[0])
-
-
-async def _require_room(connection: AsyncConnection, sandbox: Sandbox, more: Usage) -> None:
-    owner = sandbox.organization_id
-    row = (await connection.execute(ORGANIZATION_BY_ID, {"key": owner})).one_or_none()
-    if row is None:
-        raise NotFoundError(f"Organization with ID {owner} not found")
-    organization = organization_from(row)
-    if quotas.limits(organization):
-        used = Usage(*(await connection.execute(usage_of(owner))).one())
-        quotas.require_room(organization, used, more)
 
 
 def _more(old: Usage, new: Usage) -> Usage:

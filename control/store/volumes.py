@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, delete, func, insert, literal, select, update
 
 from control.errors import InvalidError, NotFoundError
-from control.model import USABLE_VOLUMES, DesiredState, State, VolumeState
+from control.model import USABLE_VOLUMES, DesiredState, State, Usage, VolumeState
 from control.store.database import Database, Turn, take_turn
+from control.store.owners import require_room
 from control.store.rows import volume_from, volume_values
 from control.store.tables import mounts, sandboxes, volumes
 
@@ -34,13 +35,16 @@ class SqlVolumes:
 
     async def insert(self, volume: Volume, *, most: int) -> None:
         """See ``VolumeStore.insert``."""
-        kept = volumes.c.state.not_in([state.value for state in _FOR_GOOD])
+        c, owner = volumes.c, volume.organization_id
+        going = [state.value for state in _FOR_GOOD]
+        kept = and_(c.organization_id == owner, c.state.not_in(going))
 
         async def work(connection: AsyncConnection) -> None:
             await connection.run_sync(take_turn, Turn.COUNT)
             there = await connection.scalar(select(func.count()).select_from(volumes).where(kept))
             if there is not None and there >= most:
                 raise InvalidError(_NO_ROOM.format(most=most))
+            await require_room(connection, owner, Usage(disk_gib=volume.size_gib))
             await connection.execute(insert(volumes), volume_values(volume))
 
         await self._database.write(work)

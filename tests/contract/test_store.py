@@ -441,14 +441,16 @@ async def test_volumes_come_back_and_names_are_an_organisation_s(store: SqlStore
     await store.volumes.insert(made, most=MOST)
     assert await store.volumes.get(made.id) == made
     assert await store.volumes.named(made.organization_id, "v") == made
-    for other in (store.volumes.get("v"), store.volumes.named("other", "v")):
+    for other in (store.volumes.get("v"), store.volumes.named(OTHER.id, "v")):
         assert await other is None
     with pytest.raises(ConflictError):
         await store.volumes.insert(a_volume(name="v"), most=MOST)
-    theirs = a_volume(name="v", organization_id="other", created_at=NOW + timedelta(minutes=1))
+    await store.organizations.insert(OTHER, replace(a_key("first"), organization_id=OTHER.id))
+    later = NOW + timedelta(minutes=1)
+    theirs = a_volume(name="v", organization_id=OTHER.id, created_at=later)
     await store.volumes.insert(theirs, most=MOST)
     assert await store.volumes.all(frozenset(VolumeState)) == [made, theirs]
-    assert await store.volumes.all([VolumeState.PENDING_CREATE], "other") == [theirs]
+    assert await store.volumes.all([VolumeState.PENDING_CREATE], OTHER.id) == [theirs]
     assert await store.volumes.all([VolumeState.READY]) == []
     await store.volumes.remove(made.id)
     await store.volumes.remove(made.id)
@@ -462,6 +464,24 @@ async def test_parallel_inserts_never_make_too_many_volumes(store: SqlStore) -> 
     )
     assert sum(result is None for result in results) == 2
     assert sum(isinstance(result, InvalidError) for result in results) == 4
+
+
+async def test_volumes_count_as_disks_of_their_organisation(store: SqlStore) -> None:
+    limited = replace(OTHER, max_disk_gib=6)
+    await store.organizations.insert(limited, replace(a_key("first"), organization_id=OTHER.id))
+    await store.volumes.insert(a_volume(), most=1)
+    theirs = a_volume(organization_id=OTHER.id)
+    await store.volumes.insert(theirs, most=1)  # others' do not count
+    await store.sandboxes.insert(a_sandbox(organization_id=OTHER.id), most=MOST)
+    assert await store.sandboxes.usage(OTHER.id) == Usage(1, 1, 1, 5, 0, 1)
+    with pytest.raises(InvalidError, match="Disk limit exceeded"):
+        await store.volumes.insert(a_volume(organization_id=OTHER.id), most=MOST)
+    with pytest.raises(InvalidError, match="Disk limit exceeded"):
+        await store.sandboxes.insert(a_sandbox(organization_id=OTHER.id), most=MOST)
+    gone = VolumeState.DELETED
+    await store.volumes.change(theirs.id, lambda record, _: replace(record, state=gone))
+    await store.volumes.insert(a_volume(organization_id=OTHER.id), most=1)
+    assert await store.sandboxes.usage(OTHER.id) == Usage(1, 1, 1, 5, 0, 1)
 
 
 async def test_a_volume_knows_who_uses_it(store: SqlStore) -> None:
@@ -526,7 +546,8 @@ async def test_a_volume_is_either_deleted_or_comes_to_be_used(store: SqlStore) -
 
 
 async def test_nobody_gets_a_volume_of_another_organisation(store: SqlStore) -> None:
-    theirs = a_volume(organization_id="other", state=VolumeState.READY)
+    await store.organizations.insert(OTHER, replace(a_key("first"), organization_id=OTHER.id))
+    theirs = a_volume(organization_id=OTHER.id, state=VolumeState.READY)
     await store.volumes.insert(theirs, most=MOST)
     sandbox = a_sandbox(volumes=(Mount(theirs.id, "/a"),))
     with pytest.raises(InvalidError):
