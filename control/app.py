@@ -27,6 +27,7 @@ from control.api import (
 from control.assignments import assignment
 from control.edge import Edge
 from control.errors import UnavailableError
+from control.events import Events
 from control.forward import Forwarder
 from control.front import Front
 from control.keys import KeyRing
@@ -119,7 +120,9 @@ class Control:
         )
         self.api = create_api(self._service())
         edge = Edge(self.records, self._keys, routes, self._forwarder)
-        self.app = Front(settings, self.api, edge, self._trail)
+        self._events = Events(self._keys, settings.toolbox_url)
+        self.records.listener = self._events.notice
+        self.app = Front(settings, self.api, edge, self._trail, self._events.app)
 
     async def _chores(self) -> None:
         await self._keys.note_use()
@@ -181,9 +184,11 @@ class Control:
         """Read the keys."""
         await self._keys.load(self._secrets.api_key)
         await self._forwarder.__aenter__()
+        await self._events.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._events.__aexit__()
         await self._forwarder.__aexit__()
 
     async def run(self) -> None:

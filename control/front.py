@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from control.trail import Trail
 
 MAX_BODY_BYTES = 1 << 20
+EVENTS_PATH = b"/api/socket.io/"
 REPORT_PATH = b"/internal/report"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -42,9 +43,9 @@ logger = logging.getLogger(__name__)
 class Front:
     """The application that the server runs: the API and the edge behind one door."""
 
-    def __init__(self, settings: Settings, api: App, edge: Edge, trail: Trail) -> None:
+    def __init__(self, settings: Settings, api: App, edge: Edge, trail: Trail, events: App) -> None:
         self._settings, self._api, self._edge = settings, api, edge
-        self._trail = trail
+        self._trail, self._events = trail, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,6 +71,9 @@ class Front:
         sandbox_id = parse_toolbox_path(path.decode("latin-1"))
         if sandbox_id is not None:
             await self._edge.toolbox(scope, receive, send, sandbox_id)
+            return
+        if path == EVENTS_PATH and scope["type"] == "websocket":
+            await self._events(scope, receive, send)
             return
         is_ours = path.startswith(b"/api/") or (
             path == REPORT_PATH and is_for_runners(scope["server"], self._settings.control_door)

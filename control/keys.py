@@ -88,6 +88,12 @@ class KeyRing:
         self._used[key.prefix] = self._now()
         return key
 
+    def holds(self, key: ApiKey) -> bool:
+        """Tell whether a key that was authenticated once would be now."""
+        known = self._by_prefix.get(key.prefix)
+        has_ended = key.expires_at is not None and key.expires_at <= self._now()
+        return known is not None and known.created_at == key.created_at and not has_ended
+
     async def create(
         self,
         name: str,

@@ -10,24 +10,32 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from control.lifecycle import not_found
+from control.model import STARTING_STATES
 from control.naming import is_sandbox_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from control.model import Sandbox
+    from control.model import DesiredState, Sandbox, State
     from control.naming import SandboxId
     from control.store import SandboxStore
 
 
 class Records:
-    """Reads, changes and waits."""
+    """Reads, changes and waits.
+
+    Attributes:
+        listener: told of each record whose state or desired state changed, by whatever process:
+            which these were, None for a new one, and what the record is now.
+    """
 
     def __init__(self, store: SandboxStore) -> None:
         self._store = store
         self._closing = False
         self._written: dict[SandboxId, int] = {}
         self._bells: dict[SandboxId, set[asyncio.Event]] = {}
+        self._seen: dict[SandboxId, tuple[State, DesiredState]] = {}
+        self.listener: Callable[[tuple[State, DesiredState] | None, Sandbox], None] | None = None
 
     async def get(self, sandbox_id: SandboxId) -> Sandbox | None:
         """Return the record, None if there is none."""
@@ -50,11 +58,21 @@ class Records:
     async def insert(self, sandbox: Sandbox, *, most: int) -> None:
         """See ``SandboxStore.insert``."""
         await self._store.insert(sandbox, most=most)
+        self._written[sandbox.id] = _mark(sandbox)
+        self._tell(sandbox, None)
 
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         """See ``SandboxStore.change``."""
-        changed = await self._store.change(sandbox_id, mutate)
+        old: Sandbox | None = None
+
+        def noted(record: Sandbox) -> Sandbox:
+            nonlocal old
+            old = record
+            return mutate(record)
+
+        changed = await self._store.change(sandbox_id, noted)
         self._written[sandbox_id] = _mark(changed)
+        self._tell(changed, old)
         self._ring(sandbox_id)
         return changed
 
@@ -62,6 +80,7 @@ class Records:
         """See ``SandboxStore.remove``."""
         await self._store.remove(sandbox_id)
         self._written.pop(sandbox_id, None)
+        self._seen.pop(sandbox_id, None)
         self._ring(sandbox_id)
 
     async def wait(
@@ -109,8 +128,21 @@ class Records:
         if sandbox is not None and self._written.get(sandbox_id) == _mark(sandbox):
             return False
         self._written.pop(sandbox_id, None)
+        if sandbox is not None:
+            self._tell(sandbox, None)
         self._ring(sandbox_id)
         return True
+
+    def _tell(self, sandbox: Sandbox, old: Sandbox | None) -> None:
+        """Say what became of a record, against what was said of it, or what it was."""
+        said = self._seen.get(sandbox.id)
+        if said is None and old is not None:
+            said = old.state, old.desired_state
+        now = sandbox.state, sandbox.desired_state
+        self._seen[sandbox.id] = now
+        is_new = said is None and sandbox.run.generation == 1 and sandbox.state in STARTING_STATES
+        if self.listener is not None and (is_new or said not in {None, now}):
+            self.listener(said, sandbox)
 
     def close(self) -> None:
         """Let nobody wait any longer: this process is about to end."""
