@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,13 +19,14 @@ from control.model import Mount, VolumeState
 from control.mounts import MOST_MOUNTS, check_together, checked_mount, choose_node
 from control.volumes import check_place, deleted
 from jobs.memory import NODE
+from jobs.runner import volumes
+from jobs.runner.disk import DiskError
 from jobs.scheduler import NodeStatus
 from tests.support.control_rig import Rig, eventually
 from tests.support.records import NOW, a_store, a_volume
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.unit
 
@@ -73,6 +79,36 @@ def test_volumes_lie_side_by_side() -> None:
     check_together(many[1:])
     with pytest.raises(InvalidError, match="at most"):
         check_together(many)
+
+
+def test_a_part_that_changes_while_it_is_opened_stays_inside(tmp_path: Path) -> None:
+    root, outside = tmp_path / "volume", tmp_path / "outside"
+    (root / "part").mkdir(parents=True)
+    (root / "link").symlink_to(outside)
+    outside.mkdir()
+    libc, over = ctypes.CDLL(None), threading.Event()
+    names = (os.fsencode(root / "part"), os.fsencode(root / "link"))
+
+    def exchange() -> None:
+        while not over.is_set():
+            assert libc.renameat2(-100, names[0], -100, names[1], 2) == 0  # RENAME_EXCHANGE
+
+    found = {True: 0, False: 0}
+    with ThreadPoolExecutor(1) as threads:
+        exchanging = threads.submit(exchange)
+        while min(found.values()) < 500 and not exchanging.done():
+            try:
+                fd = volumes.open_below(str(root), "part/new")
+            except DiskError:
+                found[False] += 1
+                continue
+            inside = Path(f"/proc/self/fd/{fd}").readlink()
+            os.close(fd)
+            assert inside.is_relative_to(root)
+            found[True] += 1
+        over.set()
+        exchanging.result()
+    assert list(outside.iterdir()) == []
 
 
 # -- on which node it is -----------------------------------------------------------------------
