@@ -40,6 +40,7 @@ from control.reconcile.plan import Limits
 from control.reconcile.routes import Routes
 from control.reconcile.volumes import VolumeKeeper
 from control.records import Records
+from control.repeats import Repeats
 from control.reports import Reports
 from control.sandboxes import Sandboxes
 from control.service import Service
@@ -120,13 +121,15 @@ class Control:
         )
         self.api = create_api(self._service())
         edge = Edge(self.records, self._keys, routes, self._forwarder)
+        self._repeats = Repeats(self.api, store.repeats, self._keys, now)
         self._events = Events(self._keys, settings.toolbox_url)
         self.records.listener = self._events.notice
-        self.app = Front(settings, self.api, edge, self._trail, self._events.app)
+        self.app = Front(settings, self._repeats, edge, self._trail, self._events.app)
 
     async def _chores(self) -> None:
         await self._keys.note_use()
         await self._trail.forget()
+        await self._repeats.forget()
 
     def _world(self, routes: Routes) -> World:
         settings = self._settings

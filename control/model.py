@@ -385,6 +385,18 @@ class AuditLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """What is known of a call with an idempotency key; without a status it is not answered yet.
+
+    ``request`` is a digest of what was asked.
+    """
+
+    request: str
+    status: int | None
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A host that sandboxes run on; ``key`` seals the messages between control and its runners."""
 

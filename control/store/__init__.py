@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DesiredState,
         Node,
         Organization,
+        Repeat,
         Sandbox,
         Snapshot,
         State,
@@ -263,6 +264,31 @@ class TrailStore(Protocol):
         ...
 
 
+class RepeatStore(Protocol):
+    """Answers of calls with an idempotency key."""
+
+    async def claim(
+        self, organization_id: str, key: str, request: str, now: datetime, stale: datetime
+    ) -> Repeat | None:
+        """Take a key for a request that is to be carried out, or return what is known of it.
+
+        One that was taken before ``stale`` and never answered is taken anew.
+        """
+        ...
+
+    async def finish(self, organization_id: str, key: str, status: int, body: bytes) -> None:
+        """Store the answer."""
+        ...
+
+    async def drop(self, organization_id: str, key: str) -> None:
+        """Give a key back: its request was not carried out."""
+        ...
+
+    async def forget(self, before: datetime) -> None:
+        """Remove what is older."""
+        ...
+
+
 class NodeStore(Protocol):
     """Nodes; the key of each is readable with the installation's own secrets only."""
 
@@ -309,6 +335,11 @@ class Store(Protocol):
     @property
     def keys(self) -> KeyStore:
         """API keys."""
+        ...
+
+    @property
+    def repeats(self) -> RepeatStore:
+        """Answers of calls with an idempotency key."""
         ...
 
     @property

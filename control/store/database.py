@@ -37,6 +37,7 @@ class Turn(IntEnum):
     MIGRATE = 1
     COUNT = 2
     PUT = 3
+    REPEAT = 4
 
 
 _TAKE_TURN = select(func.pg_advisory_xact_lock(_YURT, bindparam("turn")))

@@ -26,6 +26,7 @@ from control.store import cluster
 from control.store.database import Database, Turn, take_turn
 from control.store.owners import SqlKeys, SqlOrganizations, require_room
 from control.store.queries import matching, ordered, position, usage_of
+from control.store.repeats import SqlRepeats
 from control.store.rows import (
     outline_from,
     sandbox_from,
@@ -253,6 +254,7 @@ class SqlStore:
         self.organizations = SqlOrganizations(database)
         self.keys = SqlKeys(database)
         self.trail = SqlTrail(database)
+        self.repeats = SqlRepeats(database, vault)
         self.nodes = cluster.SqlNodes(database, vault)
 
     async def lease(self, name: str, holder: str, seconds: float) -> bool:

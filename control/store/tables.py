@@ -159,6 +159,17 @@ organizations = Table(
     Column("max_disk_gib", Integer),
 )
 
+repeats = Table(
+    "repeats",
+    metadata,
+    Column("organization_id", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", Integer),
+    Column("sealed", LargeBinary),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,

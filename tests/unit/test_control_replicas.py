@@ -57,6 +57,7 @@ class Shared:
         self.sandboxes, self.keys = Told(store.sandboxes, self), Told(store.keys, self)
         self.snapshots, self.nodes = store.snapshots, store.nodes
         self.volumes, self.trail = store.volumes, store.trail
+        self.repeats = store.repeats
         self.lease, self.release, self.ping = store.lease, store.release, store.ping
 
     async def tell(self) -> None:
