@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, insert, select
 
 from control.model import AuditLine
+from control.naming import new_sandbox_id
 from control.store.rows import from_ms, to_ms
 from control.store.tables import audit_log
 
@@ -50,10 +51,10 @@ class SqlTrail:
 
     async def forget(self, before: datetime) -> None:
         """See ``TrailStore.forget``."""
+        # Ids sort by time, and are what can be searched fast.
+        oldest = new_sandbox_id(to_ms(before))
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(
-                delete(audit_log).where(audit_log.c.created_at < to_ms(before))
-            )
+            await connection.execute(delete(audit_log).where(audit_log.c.id < oldest))
 
         await self._database.write(work)
