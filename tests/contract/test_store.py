@@ -28,12 +28,14 @@ from control.listing import (
 )
 from control.model import (
     ApiKey,
+    AuditLine,
     DesiredState,
     Intervals,
     Mount,
     NetworkPolicy,
     Node,
     Organization,
+    Repeat,
     Resources,
     Run,
     Secrets,
@@ -42,6 +44,7 @@ from control.model import (
     Usage,
     VolumeState,
 )
+from control.naming import new_sandbox_id
 from control.store.migrate import HEAD, config
 from control.store.rows import key_values, sandbox_values
 from control.store.sqlite import open_sqlite
@@ -50,7 +53,7 @@ from control.vault import Vault, VaultError
 from tests.support.records import ALL, NOW, VAULT, a_sandbox, a_snapshot, a_store, a_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -588,3 +591,41 @@ async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Pat
         async with store._database._writer.connect() as connection:
             mode = await connection.exec_driver_sql("PRAGMA synchronous")
             assert mode.scalar() == 2
+
+
+async def test_lines_of_the_audit_log_come_newest_first_and_old_ones_go(store: SqlStore) -> None:
+    lines = [
+        AuditLine(
+            id=new_sandbox_id(int(moment.timestamp() * 1000)),
+            organization_id="default",
+            created_at=moment,
+            actor="first",
+            actor_prefix="0" * 8,
+            action="create",
+            target_type="sandbox",
+            target_id="",
+            status=200,
+            source="",
+        )
+        for moment in (NOW, NOW + timedelta(days=1), NOW + timedelta(days=2))
+    ]
+    for line in lines:
+        await store.trail.add(line)
+    assert await store.trail.page("default", limit=2, offset=0) == (lines[:0:-1], 3)
+    assert await store.trail.page("other", limit=2, offset=0) == ([], 0)
+    await store.trail.forget(NOW + timedelta(hours=30))
+    assert await store.trail.page("default", limit=9, offset=0) == (lines[2:], 1)
+
+
+async def test_of_many_who_claim_a_key_one_gets_it(store: SqlStore) -> None:
+    def claim() -> Coroutine[Any, Any, Repeat | None]:
+        return store.repeats.claim("default", "key", "request", NOW, NOW)
+
+    claimed = await asyncio.gather(*(claim() for _ in range(8)))
+    assert claimed.count(None) == 1
+    assert claimed.count(Repeat("request", None)) == 7
+    await store.repeats.finish("default", "key", 200, b"an answer")
+    assert await claim() == Repeat("request", 200, b"an answer")
+    assert await store.repeats.claim("other", "key", "request", NOW, NOW) is None
+    await store.repeats.drop("default", "key")
+    assert await claim() is None
