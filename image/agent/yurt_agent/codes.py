@@ -1,13 +1,14 @@
 """``POST /process/code-run``: a piece of Python, JavaScript or TypeScript.
 
 The code is the interpreter's standard input, so that it may be of any length and imports are
-looked for in the working directory.
+looked for in the working directory. Python that may draw runs below a hook that describes charts.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 from yurt_agent import spawn
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 ARTIFACT = "dtn_artifact_k39fd2:"
-"""Starts a line that describes a chart (the wire's word); such lines are not output."""
+"""Starts what describes a chart, up to the end of its line (the wire's word): no output."""
 
 NOT_FOUND = 127
+_DRAWING = re.compile(r"matplotlib|pylab|seaborn|pandas|plotnine")
+_BOOT = (
+    'exec(compile(open("/proc/self/fd/{}", encoding="utf-8").read(), "<charts>", "exec"),'
+    ' {{"__name__": "<charts>", "mark": "{}"}})'
+)
+_LINE = re.compile(re.escape(ARTIFACT) + r"(.*)\n?")
 _TRANSFORM = ["--experimental-transform-types", "--disable-warning=ExperimentalWarning"]
 _typescript: dict[str, list[str]] = {}
 
@@ -43,13 +50,18 @@ async def code_run(request: Request) -> Response:
     if not interpreter:
         said = f"{language}: no interpreter in the PATH of this sandbox; use a snapshot with one\n"
         return Response.json({"exitCode": NOT_FOUND, "result": said})
-    source = memory_file(code)
+    files = [memory_file(code)]
     try:
+        if language == "python" and _DRAWING.search(code):
+            files.append(memory_file(_hook()))
+            interpreter = [interpreter[0], "-u", "-c", _BOOT.format(files[1], ARTIFACT)]
         command = [*interpreter, *arguments]
         workdir = request.identity.workdir
-        status, log = await run(Task(command, variables, workdir, seconds(body), source))
+        task = Task(command, variables, workdir, seconds(body), files[0], files[1:])
+        status, log = await run(task)
     finally:
-        os.close(source)
+        for file in files:
+            os.close(file)
     printed = b"".join(log.pieces(LIMIT))
     if ARTIFACT.encode() in printed:
         return Response.json(_with_artifacts(status, printed.decode("utf-8", "replace")))
@@ -105,22 +117,30 @@ _LANGUAGES: dict[str, Callable[[Mapping[str, str]], Awaitable[list[str]]]] = {
 }
 
 
+def _hook() -> str:
+    with open(os.path.join(os.path.dirname(__file__), "chart_hook.py"), encoding="utf-8") as file:
+        return file.read()
+
+
 def _with_artifacts(status: int, printed: str) -> dict[str, object]:
-    """Take the lines that describe charts out of the output."""
-    kept, charts = [], []
-    for line in printed.split("\n"):
-        chart = _chart(line) if line.startswith(ARTIFACT) else None
+    """Take what describes charts out of the output; it may follow a line without an end."""
+    charts = []
+
+    def take(found: re.Match[str]) -> str:
+        chart = _chart(found[1])
         if chart is None:
-            kept.append(line)
-        else:
-            charts.append(chart)
-    return {"exitCode": status, "result": "\n".join(kept), "artifacts": {"charts": charts}}
+            return found[0]
+        charts.append(chart)
+        return ""
+
+    result = _LINE.sub(take, printed)
+    return {"exitCode": status, "result": result, "artifacts": {"charts": charts}}
 
 
-def _chart(line: str) -> object:
+def _chart(text: str) -> object:
     """Return the chart; None if the user printed something else that begins like one."""
     try:
-        artifact = json.loads(line.removeprefix(ARTIFACT))
+        artifact = json.loads(text)
         return artifact["value"] if artifact["type"] == "chart" else None
     except (ValueError, KeyError, TypeError):
         return None
