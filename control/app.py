@@ -31,9 +31,12 @@ from control.events import Events
 from control.forward import Forwarder
 from control.front import Front
 from control.keys import KeyRing
+from control.model import State
 from control.nodes import Nodes
 from control.organizations import Organizations
-from control.reconcile.apply import World
+from control.reconcile import collect
+from control.reconcile.apply import SCHEDULER_SECONDS, World, bounded, send
+from control.reconcile.collector import Collector
 from control.reconcile.lease import Leader
 from control.reconcile.loop import Reconciler
 from control.reconcile.plan import Limits
@@ -113,11 +116,19 @@ class Control:
             now,
             keep_deleted=timedelta(seconds=settings.destroyed_seconds),
         )
+        self._world = self._described_world(routes)
         self.reconciler = Reconciler(
-            self._world(routes),
+            self._world,
             store.sandboxes,
             resync=timedelta(seconds=settings.resync_seconds),
             chore=self._chores,
+        )
+        self.collector = Collector(
+            self._world,
+            store.sandboxes,
+            self.wake,
+            limits=collect.Limits(timedelta(seconds=settings.stop_warning_seconds)),
+            share=settings.collect_share,
         )
         self.api = create_api(self._service())
         edge = Edge(self.records, self._keys, routes, self._forwarder)
@@ -131,7 +142,7 @@ class Control:
         await self._trail.forget()
         await self._repeats.forget()
 
-    def _world(self, routes: Routes) -> World:
+    def _described_world(self, routes: Routes) -> World:
         settings = self._settings
         return World(
             records=self.records,
@@ -169,6 +180,7 @@ class Control:
                 now,
             ),
             node_key=self._nodes.key,
+            tell_use=self._tell_use,
             troubles=lambda: self.reconciler.troubles,
             now=now,
         )
@@ -181,7 +193,21 @@ class Control:
         """Write a sandbox's assignment with the keys of now."""
         if self._settings.is_shared:
             await self._keys.refresh()
-        return assignment(sandbox, self._keys.of(sandbox.organization_id), now())
+        written = assignment(sandbox, self._keys.of(sandbox.organization_id), now())
+        settings = self._settings
+        busy = {"share": settings.busy_cpu, "most_seconds": settings.busy_max_seconds}
+        return {**written, "busy": busy}
+
+    async def _tell_use(self, sandbox: Sandbox) -> None:
+        """Tell the gate of a started sandbox of its use: it decides whether that is idle.
+
+        Raises:
+            UnavailableError: it does not answer; so it would not agree to a stop either.
+        """
+        if sandbox.state is State.STARTED:
+            async with bounded("allocation", SCHEDULER_SECONDS):
+                allocation = await self._adapters.scheduler.allocation(sandbox.id)
+            await send(self._world, sandbox, allocation, {"op": "touch"})
 
     async def __aenter__(self) -> Self:
         """Read the keys."""
@@ -208,6 +234,7 @@ class Control:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.reconciler.run())
             tasks.create_task(self._volumes.run())
+            tasks.create_task(self.collector.run())
 
     async def _follow_records(self) -> None:
         """Hear what other controls change: somebody here may wait for it, or reconcile it."""

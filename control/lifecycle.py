@@ -38,6 +38,7 @@ MAX_REASON = 2000
 MAX_PHASE = 20
 # From the start on, however long an image goes on to arrive, or others to start first.
 MOST_WAITING = timedelta(minutes=15)
+_SAME_MOMENT = timedelta(seconds=2)
 _RUNNING = LIVE_STATES | {State.STOPPING}
 _ENDING = frozenset({State.STOPPING, State.DESTROYING})
 
@@ -285,6 +286,54 @@ def _reported(sandbox: Sandbox, head: Head) -> Sandbox:
     if head.sequence <= sandbox.run.up_sequence:
         raise ForbiddenError("this report was seen before")
     return replace(sandbox, run=replace(sandbox.run, up_sequence=head.sequence))
+
+
+# -- what the collector decides ----------------------------------------------------------------
+
+
+def active(sandbox: Sandbox, generation: int, at: datetime) -> Sandbox:
+    """Note when a started sandbox was last used, as its gate tells; also earlier than was known.
+
+    The gate does not look at the clock, which may have been set since.
+    """
+    if sandbox.run.generation != generation or sandbox.state is not State.STARTED:
+        return sandbox
+    if abs(sandbox.last_activity_at - at) < _SAME_MOMENT:
+        return sandbox
+    return replace(sandbox, last_activity_at=at)
+
+
+def collect(sandbox: Sandbox, judged: Sandbox, now: datetime) -> Sandbox:
+    """Stop a sandbox that nobody uses; an ephemeral one is deleted with it.
+
+    Raises:
+        ConflictError: it is not as it was when that was decided.
+    """
+    _unchanged(sandbox, judged)
+    if sandbox.intervals.delete == 0:
+        return delete(sandbox, now)
+    moved = _moved(sandbox, State.STOPPING, DesiredState.STOPPED, now)
+    return replace(moved, stopped_by=StoppedBy.COLLECTOR)
+
+
+def expire(sandbox: Sandbox, judged: Sandbox, now: datetime) -> Sandbox:
+    """Delete a sandbox whose time is over.
+
+    Raises:
+        ConflictError: it is not as it was when that was decided.
+    """
+    _unchanged(sandbox, judged)
+    return delete(sandbox, now)
+
+
+def _unchanged(sandbox: Sandbox, judged: Sandbox) -> None:
+    if _timed(sandbox) != _timed(judged):
+        raise ConflictError("the sandbox was used, started or changed meanwhile")
+
+
+def _timed(sandbox: Sandbox) -> tuple[object, ...]:
+    wanted = sandbox.state, sandbox.desired_state, sandbox.run.generation, sandbox.intervals
+    return *wanted, sandbox.destroy_at, sandbox.stopped_at, sandbox.last_activity_at
 
 
 # -- what reconcile finds ----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ ORGANIZATION = "default"  # the installation's own, which makes the others
 REGION = "us"  # the one that every generation of client accepts; it names no place
 MIB_PER_GIB = 1024
 BYTES_PER_GIB = 1 << 30
+# So often, at least, the gate of a started sandbox is asked when it was last used.
+ASK_ACTIVITY = timedelta(minutes=5)
 
 
 class State(StrEnum):
@@ -103,6 +106,10 @@ class Intervals:
     archive: int = 10_080
     delete: int = -1
     ttl: int = 0
+
+    def end(self, now: datetime) -> datetime | None:
+        """When ``ttl`` is over if it counts from ``now``."""
+        return now + minutes(self.ttl) if self.ttl else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +223,32 @@ class Sandbox:
         return self.state.value == self.desired_state.value
 
     @property
+    def due_at(self) -> datetime | None:
+        """When its timers have to be looked at next, as far as its record tells; None is never."""
+        if self.desired_state is DesiredState.DESTROYED:
+            return None
+        stop, delete = self.intervals.stop, self.intervals.delete
+        dues = [self.destroy_at] if self.destroy_at else []
+        if self.state is State.STARTED:
+            dues.append(self.last_activity_at + min(ASK_ACTIVITY, minutes(stop or 60) / 2))
+        if self.state in {State.STOPPED, State.ARCHIVED} and delete >= 0:
+            dues.append(self.ended_at + minutes(delete))
+        return min(dues, default=None)
+
+    @property
+    def ended_at(self) -> datetime:
+        """When its newest run was over, if it does not run."""
+        return self.stopped_at or self.changed_at
+
+    @property
     def wakes(self) -> bool:
         """Tell whether whoever wants to use it may start it by that: nobody asked for its end."""
         return self.stopped_by in {StoppedBy.COLLECTOR, StoppedBy.CRASH}
+
+
+def minutes(count: int) -> timedelta:
+    """Return so many minutes."""
+    return timedelta(minutes=count)
 
 
 class SnapshotState(StrEnum):

@@ -77,6 +77,7 @@ class Sandboxes:
             target=wish.target or REGION,
             resources=wished_resources(wish, snapshot.resources, self._settings),
             intervals=wish.intervals,
+            destroy_at=wish.intervals.end(now),
             created_at=now,
             updated_at=now,
             changed_at=now,
@@ -148,11 +149,21 @@ class Sandboxes:
             self._wake(sandbox.id)
         return changed
 
-    async def touch(self, id_or_name: str) -> None:
+    async def touch(self, id_or_name: str) -> Sandbox:
         """Note activity."""
         sandbox = await self.get(id_or_name)
         now = self._now()
-        await self._records.change(sandbox.id, lambda record: lifecycle.touch(record, now))
+        return await self._records.change(sandbox.id, lambda record: lifecycle.touch(record, now))
+
+    async def set_ttl(self, id_or_name: str, minutes: int) -> Sandbox:
+        """Have a sandbox deleted after so many minutes from now, whatever it does; 0 is never."""
+        now = self._now()
+
+        def changed(sandbox: Sandbox) -> Sandbox:
+            intervals = replace(sandbox.intervals, ttl=minutes)
+            return replace(sandbox, intervals=intervals, destroy_at=intervals.end(now))
+
+        return await self.amend(id_or_name, changed)
 
     # -- previews ------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from control.keys import KeyRing
+    from control.model import Sandbox
     from control.organizations import Organizations
     from control.reports import Reports
     from control.sandboxes import Sandboxes
@@ -23,8 +24,8 @@ class Service:
     """The use cases.
 
     ``sandboxes`` gives those of an organisation; ``node_key`` what the messages of a node are
-    sealed with, None for one that is not known; ``troubles`` says what does not answer, by its
-    name.
+    sealed with, None for one that is not known; ``tell_use`` tells a
+    sandbox that somebody uses it; ``troubles`` says what does not answer, by its name.
     """
 
     settings: Settings
@@ -35,5 +36,6 @@ class Service:
     keys: KeyRing
     reports: Reports
     node_key: Callable[[str], Awaitable[bytes | None]]
+    tell_use: Callable[[Sandbox], Awaitable[None]]
     troubles: Callable[[], Mapping[str, str]]
     now: Callable[[], datetime]

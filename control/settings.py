@@ -202,6 +202,29 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(
         default=15, gt=0, description="How long a sandbox may take to stop before it is killed."
     )
+    stop_warning_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="How long before an automatic stop a sandbox is warned, but at most half of "
+        "its interval.",
+    )
+    busy_cpu: float = Field(
+        default=0.05,
+        gt=0,
+        description="Share of a core that a sandbox has to use over a minute to count as used.",
+    )
+    busy_max_seconds: float = Field(
+        default=4 * 3600,
+        ge=0,
+        description="How long after its last use processor time alone keeps a sandbox started.",
+    )
+    collect_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of all sandboxes that timers may delete or archive in one minute; ten "
+        "are always allowed.",
+    )
     resync_seconds: float = Field(
         default=60, gt=0, description="How often everything is compared with what is wanted."
     )

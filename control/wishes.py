@@ -110,7 +110,9 @@ def _bytes(pairs: Mapping[str, str]) -> int:
     return sum(len(name.encode()) + len(value.encode()) for name, value in pairs.items())
 
 
-def checked_intervals(stop: int | None, archive: int | None, delete: int | None) -> Intervals:
+def checked_intervals(
+    stop: int | None, archive: int | None, delete: int | None, ttl: int | None = None
+) -> Intervals:
     """Read timers in minutes as the wire has them; None is the default.
 
     Raises:
@@ -120,13 +122,18 @@ def checked_intervals(stop: int | None, archive: int | None, delete: int | None)
     stop = usual.stop if stop is None else stop
     archive = usual.archive if archive is None else archive
     delete = usual.delete if delete is None else delete
-    for name, value in (("autoStopInterval", stop), ("autoArchiveInterval", archive)):
+    ttl = usual.ttl if ttl is None else ttl
+    for name, value in (
+        ("autoStopInterval", stop),
+        ("autoArchiveInterval", archive),
+        ("ttlMinutes", ttl),
+    ):
         if value < 0:
             raise InvalidError(f"{name} must be non-negative")
-    if max(stop, delete) > MAX_MINUTES:
+    if max(stop, delete, ttl) > MAX_MINUTES:
         raise InvalidError(f"intervals are at most {MAX_MINUTES} minutes")
     longest = MAX_ARCHIVE_MINUTES
-    return Intervals(stop, min(archive or longest, longest), max(delete, -1))
+    return Intervals(stop, min(archive or longest, longest), max(delete, -1), ttl)
 
 
 def checked_network(*, block_all: bool, allow_list: str | None) -> NetworkPolicy:

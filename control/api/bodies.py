@@ -95,7 +95,10 @@ class CreateBody(_Strict):
             memory_gib=self.memory,
             disk_gib=self.disk,
             intervals=checked_intervals(
-                self.auto_stop_interval, self.auto_archive_interval, self.auto_delete_interval
+                self.auto_stop_interval,
+                self.auto_archive_interval,
+                self.auto_delete_interval,
+                self.ttl_minutes,
             ),
         )
 
@@ -107,7 +110,6 @@ class CreateBody(_Strict):
             (self.linked_sandbox, "linked sandboxes"),
             (self.outbound_proxy_url, "outboundProxyUrl: set the proxy variables as env instead"),
             (self.auto_pause_interval, "pausing: use autoStopInterval instead"),
-            (self.ttl_minutes, "ttlMinutes: use autoStopInterval and autoDeleteInterval instead"),
             (self.gpu, "GPUs"),
             (self.kvm, "kvm"),
         ):

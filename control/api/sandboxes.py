@@ -14,6 +14,7 @@ from control.api.caller import AnyCaller, Caller, Deleter, Writer
 from control.api.description import takes
 from control.api.lists import cursor_order, page_order, read_filter
 from control.api.wire import answer, sandbox_json
+from control.errors import UnsupportedError
 from control.listing import Filter, Order, encode_cursor
 from control.model import Intervals, Sandbox
 from control.sandboxes import with_new_file_key
@@ -140,6 +141,22 @@ async def set_auto_delete(name: str, minutes: str, caller: Writer) -> Response:
     return await _set_interval(caller, name, lambda known: replace(known, delete=asked.delete))
 
 
+@router.post("/{name}/ttl/{minutes}")
+async def set_ttl(name: str, minutes: str, caller: Writer) -> Response:
+    """Say after how long from now it is deleted, whatever it does; 0 is never."""
+    asked = checked_intervals(None, None, None, integer("ttlMinutes", minutes))
+    return _one(caller, await caller.sandboxes.set_ttl(name, asked.ttl))
+
+
+@router.post("/{name}/autopause/{minutes}")
+async def set_auto_pause(name: str, minutes: str, caller: Writer) -> Response:
+    """Refuse to pause; not to pause is what every sandbox does."""
+    sandbox = await caller.sandboxes.get(name)
+    if integer("interval", minutes) != 0:
+        raise UnsupportedError("This version does not support pausing: use autostop instead")
+    return _one(caller, sandbox)
+
+
 async def _set_interval(
     caller: Caller, name: str, change: Callable[[Intervals], Intervals]
 ) -> Response:
@@ -162,7 +179,7 @@ async def set_network(name: str, request: Request, caller: Writer) -> Response:
 @router.post("/{name}/last-activity", status_code=201)
 async def touch(name: str, caller: Writer) -> Response:
     """Note activity."""
-    await caller.sandboxes.touch(name)
+    await caller.service.tell_use(await caller.sandboxes.touch(name))
     return Response(status_code=201)
 
 

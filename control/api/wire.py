@@ -128,6 +128,8 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "autoStopInterval": intervals.stop,
         "autoArchiveInterval": intervals.archive,
         "autoDeleteInterval": intervals.delete,
+        "autoPauseInterval": 0,
+        "autoDestroyAt": _maybe_iso(sandbox.destroy_at),
         "volumes": [_mount_json(mount) for mount in sandbox.volumes],
         "createdAt": iso(sandbox.created_at),
         "updatedAt": iso(sandbox.updated_at),

@@ -71,6 +71,10 @@ class KeyedQueue:
         """Tell whether nothing is ready and no worker has anything; timers do not count."""
         return not (self._waiting or self._busy)
 
+    def __contains__(self, sandbox_id: object) -> bool:
+        """Tell whether an id waits, is in work, or has its time."""
+        return any(sandbox_id in ids for ids in (self._waiting, self._busy, self._timers))
+
     def clear(self) -> None:
         """Drop everything that no worker has."""
         self.close()

@@ -93,6 +93,10 @@ class SandboxStore(Protocol):
         """Return the outlines of all records, destroyed ones included."""
         ...
 
+    async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
+        """Return the sandboxes whose ``due_at`` is over, and with ``running`` all started ones."""
+        ...
+
     async def disks(self) -> dict[str, int]:
         """Return the GiB that the limits of all disks sum up to, by node.
 

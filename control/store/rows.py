@@ -98,6 +98,7 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "stopped_by": sandbox.stopped_by and sandbox.stopped_by.value,
         "stopped_at": _maybe_ms(sandbox.stopped_at),
         "destroy_at": _maybe_ms(sandbox.destroy_at),
+        "due_at": _maybe_ms(sandbox.due_at),
         **asdict(run),
         "assignment_version": sandbox.assignment_version,
         "created_at": to_ms(sandbox.created_at),

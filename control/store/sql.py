@@ -22,6 +22,7 @@ from control import quotas
 from control.errors import InvalidError, NotFoundError
 from control.listing import Filter, Order, Page, SnapshotPage
 from control.model import Sandbox, Snapshot, State, Usage, VolumeState
+from control.naming import SandboxId
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
 from control.store.owners import SqlKeys, SqlOrganizations, require_room
@@ -33,6 +34,7 @@ from control.store.rows import (
     sandbox_values,
     snapshot_from,
     snapshot_values,
+    to_ms,
 )
 from control.store.tables import labels, sandboxes, snapshots, volumes
 from control.store.trail import SqlTrail
@@ -40,11 +42,11 @@ from control.store.volumes import SqlVolumes, write_mounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from control.naming import SandboxId
     from control.store import Outline
     from control.vault import Vault
 
@@ -162,6 +164,15 @@ class SqlSandboxes:
             )
         )
         return [outline_from(row) for row in rows]
+
+    async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
+        """See ``SandboxStore.due``."""
+        c = sandboxes.c
+        wanted = c.due_at <= to_ms(now)
+        if running:
+            wanted = wanted | (c.state == State.STARTED.value)
+        rows = await self._database.rows(select(c.id).where(wanted).order_by(c.due_at))
+        return [SandboxId(row.id) for row in rows]
 
     async def disks(self) -> dict[str, int]:
         """See ``SandboxStore.disks``."""

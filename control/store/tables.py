@@ -69,6 +69,7 @@ sandboxes = Table(
     Column("stopped_by", String(16)),
     Column("stopped_at", BigInteger),
     Column("destroy_at", BigInteger),
+    Column("due_at", BigInteger, index=True),
     Column("generation", Integer, nullable=False),
     Column("incarnation", String(32)),
     Column("up_sequence", BigInteger, nullable=False),

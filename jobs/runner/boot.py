@@ -109,8 +109,23 @@ class Sandbox:
         self._write_etc(node)
         self._marks.add("root")
 
+    def tell(self, name: str, text: str) -> None:
+        """Show a notice inside, as a file in /run/yurt; without text, take it away.
+
+        The directory is ours: nobody inside can change what is in it.
+        """
+        path = f"{self.scratch}/notices/{name}"
+        if not text:
+            if os.path.exists(path):
+                os.unlink(path)
+            return
+        with open(f"{path}.new", "w") as file:
+            file.write(text)
+        os.rename(f"{path}.new", path)
+
     def _write_etc(self, node: record.Node) -> None:
         """Write the files that are bound over the image's own, as every container runtime does."""
+        os.mkdir(f"{self.scratch}/notices", 0o755)
         os.mkdir(f"{self.scratch}/etc")
         hosts = f"127.0.0.1 localhost\n::1 localhost\n{self.slot.address} {self.job.sandbox_id}\n"
         resolvers = "".join(f"nameserver {resolver}\n" for resolver in node.resolvers)

@@ -132,3 +132,14 @@ def refused_forks(name: str, root: str = ROOT) -> int:
     """Count the forks that failed because the group was at its limit of processes."""
     base = root if is_v2(root) else f"{root}/pids"
     return _counter(f"{base}/{PARENT}/{name}/pids.events", "max")
+
+
+def cpu_seconds(name: str, root: str = ROOT) -> float:
+    """Return the processor time that the group has used in all."""
+    if is_v2(root):
+        return _counter(f"{root}/{PARENT}/{name}/cpu.stat", "usage_usec") / 1e6
+    try:
+        with open(f"{root}/cpuacct/{PARENT}/{name}/cpuacct.usage") as usage:
+            return int(usage.read()) / 1e9
+    except OSError:
+        return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from jobs.runner.gate_activity import is_work
 from jobs.runner.gate_body import UNTIL_CLOSE, Endless, FramingError, body_of
 from jobs.runner.gate_holder import DialError
 from jobs.runner.gate_http import (
@@ -18,6 +19,7 @@ from jobs.runner.gate_http import (
     answer,
     refusal,
 )
+from jobs.runner.gate_route import AGENT_PORT
 
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT"))
 _ANY_ORIGIN = b"Access-Control-Allow-Origin: *"
@@ -77,6 +79,7 @@ class Exchange:
         "_gate",
         "_head",
         "_held",
+        "_holds",
         "_over",
         "_persist",
         "_port",
@@ -86,6 +89,7 @@ class Exchange:
         "_sent_at",
         "_spliced",
         "_upstream",
+        "_works",
         "visitor",
     )
 
@@ -109,9 +113,10 @@ class Exchange:
         self._over = False
         skip = head.values.get(b"x-daytona-skip-last-activity-update", b"")
         self._counts = skip.lower() != b"true"
-        if self._counts:
-            gate.activity.touch()
-            gate.activity.count(1)
+        self._works = port == AGENT_PORT and is_work(sent.split(b" ", 2)[1])
+        self._holds = self._counts
+        if self._holds:
+            gate.activity.hold()
 
     # -- towards the app ---------------------------------------------------------------------
 
@@ -149,6 +154,9 @@ class Exchange:
     def on_request(self, data: bytes) -> None:
         """Take bytes that the visitor sent."""
         if self._spliced and self._upstream is not None:
+            if self._gate.is_quiet and self._counts and not _is_keepalive(data):
+                self.visitor.hold(data)  # taken now it would be lost with the sandbox's end
+                return
             self._upstream.transport.write(data)
             self._stir(data)
         elif self._body is None or self._upstream is None or self._body.done:
@@ -156,6 +164,13 @@ class Exchange:
         else:
             self._send_body(self._body, data)
             self._stir(data)
+
+    def resume(self) -> None:
+        """Take what had to wait while the gate was quiet."""
+        if self._spliced:
+            held = self.visitor.take_held()
+            if held:
+                self.on_request(held)
 
     def _send_body(self, body: Body, data: bytes) -> None:
         try:
@@ -210,6 +225,7 @@ class Exchange:
 
     def _begin_answer(self, head: ResponseHead, raw: bytes, rest: bytes) -> None:
         self._answer = b""
+        self._answered()
         if self._cors and not head.answers_cors:
             if is_preflight(self._head):
                 self.visitor.transport.write(preflight_answer(self._head))
@@ -263,10 +279,23 @@ class Exchange:
         if not self._head.upgrade or self._upstream is None:
             raise FramingError("it switches protocols unasked")
         self._spliced = True
+        self._answered()
         self.visitor.transport.write(raw + rest)
         held = self.visitor.take_held()
         if held:
             self._upstream.transport.write(held)
+
+    def _answered(self) -> None:
+        """Note activity; from here on only bytes are some, unless it is work."""
+        if self._counts:
+            self._gate.activity.touch()
+            if not self._works:
+                self._release_hold()
+
+    def _release_hold(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._gate.activity.release()
 
     def _stir(self, data: bytes) -> None:
         """Note activity, unless all that was sent is a WebSocket's ping or pong."""
@@ -313,8 +342,9 @@ class Exchange:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.exchange = None
-        if self._counts and not self._over:
-            self._gate.activity.count(-1)
+        if self._holds and self._works and (self._answer_body is not None or self._spliced):
+            self._gate.activity.touch()
+        self._release_hold()
         self._over = True
         return upstream
 

@@ -1,4 +1,4 @@
-"""The gate's line to the holder: sockets to dial with, control's messages, orders and activity.
+"""The gate's line to the holder: sockets to dial with, control's messages and orders.
 
 The gate can make no socket. Each dial uses one that the holder made in the sandbox's network; a
 few are asked for ahead, so that a dial does not wait for the holder.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections import deque
 
 _DIAL_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
-_REPORT_SECONDS = 1.0
 _PACKET_LIMIT = 1 << 20
 _FD_BYTES = 4
 MESSAGE_LIMIT = 256 << 10
@@ -34,7 +32,7 @@ class HolderLink:
 
     Args:
         channel: a connected ``SOCK_SEQPACKET`` socket.
-        on_order: called with the letter and the JSON of each order (``A``, ``C``).
+        on_order: called with the letter and the JSON of each order.
         on_end: called when the holder is gone.
     """
 
@@ -195,39 +193,6 @@ class HolderLink:
                 return await waiter
         finally:
             self._answers.pop(number, None)
-
-
-class Activity:
-    """When somebody last used the sandbox, told to the holder at most once a second."""
-
-    def __init__(self, link: HolderLink) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._link = link
-        self._last = time.time()
-        self._told = (self._last, 0)
-        self._timer: asyncio.TimerHandle | None = None
-        self.connections = 0
-
-    def touch(self) -> None:
-        """Note that something was done just now."""
-        self._last = time.time()
-        if self._timer is None:
-            self._tell()
-
-    def count(self, change: int) -> None:
-        """Note that ``change`` more requests or connections are open."""
-        self.connections += change
-        if self._timer is None:
-            self._tell()
-
-    def _tell(self) -> None:
-        now = (self._last, self.connections)
-        self._timer = None
-        if now != self._told:
-            self._told = now
-            fields = {"last_activity_at": self._last, "connections": self.connections}
-            self._link.send(b"Q" + json.dumps(fields).encode())
-            self._timer = self._loop.call_later(_REPORT_SECONDS, self._tell)
 
 
 TYPE_CHECKING = False

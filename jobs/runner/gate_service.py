@@ -11,9 +11,10 @@ import socket
 import sys
 import time
 
+from jobs.runner.gate_activity import Activity
 from jobs.runner.gate_auth import Policy, vouch
 from jobs.runner.gate_exchange import Exchange, is_preflight, preflight_answer
-from jobs.runner.gate_holder import Activity, HolderLink
+from jobs.runner.gate_holder import HolderLink
 from jobs.runner.gate_http import RefusedError, answer
 from jobs.runner.gate_message import ControlMessage
 from jobs.runner.gate_route import AGENT_PORT, HEALTH, MESSAGE, PREVIEW, Router
@@ -54,6 +55,7 @@ class Gate:
         self._policy: Policy | None = None
         self._phase = "assign"
         self._closed = False
+        self._quiet: asyncio.TimerHandle | None = None
         self._secret = b""
         self._ticking: asyncio.TimerHandle | None = None
         self._expiring: asyncio.TimerHandle | None = None
@@ -61,7 +63,7 @@ class Gate:
         self.visitors: set[Visitor] = set()
         self.pool = Pool(self.buffer)
         self.link = HolderLink(channel, self._on_order, on_end)
-        self.activity = Activity(self.link)
+        self.activity = Activity(self.link.send)
 
     # -- orders ------------------------------------------------------------------------------
 
@@ -76,6 +78,40 @@ class Gate:
         elif kind == b"C":
             self._closed = True
             self._phase = "stopping"
+        elif kind == b"Z":
+            self._quiesce(order)
+        elif kind == b"O":
+            self._reopen()
+        elif kind == b"T":
+            self.activity.touch()
+
+    def _quiesce(self, order: dict[str, Any]) -> None:
+        """Let nobody in any more, for a while, unless somebody used the sandbox too lately.
+
+        Nothing can come between the look and the deed: this process does one thing at a time.
+        """
+        idle = self.activity.idle_seconds
+        closed = self._phase == "ready" and idle >= order["idle_seconds"]
+        if closed:
+            self._reopen()
+            self._quiet = self._loop.call_later(order["seconds"], self._reopen)
+        said = {"number": order["number"], "idle_seconds": idle, "closed": closed}
+        self.link.send(b"Z" + json.dumps(said).encode())
+
+    def _reopen(self) -> None:
+        """Let people in again, and take what they sent meanwhile."""
+        if self._quiet is None:
+            return
+        self._quiet.cancel()
+        self._quiet = None
+        for visitor in list(self.visitors):
+            if isinstance(visitor.exchange, Exchange):
+                visitor.exchange.resume()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether what visitors send is to wait: the sandbox is about to be stopped, or not."""
+        return self._quiet is not None
 
     def _recheck(self) -> None:
         """Cut whoever is no longer let in; again when the next key expires."""
@@ -109,8 +145,8 @@ class Gate:
             return answer(200, [b"Content-Type: application/json"], body, head_only=head_only)
         if route.kind == MESSAGE:
             return ControlMessage(self, visitor, head)
-        if self._closed or self._policy is None or self._phase != "ready":
-            verb = "stopping" if self._closed else "starting"
+        if self._closed or self.is_quiet or self._policy is None or self._phase != "ready":
+            verb = "stopping" if self._closed or self.is_quiet else "starting"
             raise RefusedError(503, f"the sandbox is {verb}", _RETRY_AFTER)
         try:
             admission = self._policy.admit(head, route, time.time())

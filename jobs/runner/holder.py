@@ -21,6 +21,7 @@ from jobs.runner import (
     cgroup,
     channel,
     disk,
+    idle,
     linux,
     message,
     network,
@@ -39,6 +40,7 @@ _LOG_LIMIT = 256 << 10
 _GATE_RESTARTS = 5
 _WAITING_REPORT_SECONDS = 3.0
 _ADMISSION_SECONDS = 0.05
+_STOPPING_SOON = "stopping-soon"
 _OTHERS_FIRST = "this host brings other sandboxes up first"
 
 
@@ -63,7 +65,9 @@ class Holder:
         self._agent_listens = False
         self._policy: tuple[int, int] | None = None
         self._volumes: volumes.Volumes | None = None
-        self._activity: dict[str, Any] = {"last_activity_at": time.time(), "connections": 0}
+        self._is_warned = False
+        self._idle = idle.Idleness(time.monotonic())
+        self._asked: dict[int, tuple[bytes, message.Head]] = {}
         self._log_left = _LOG_LIMIT
         self._last_words = ""
         self._gate_starts = 0
@@ -200,8 +204,14 @@ class Holder:
                 self._deadline += STOP_GRACE_SECONDS
             else:
                 raise Ending("no assignment came in time")
-        for kind, text in self._counts.look(time.monotonic()):
+        now = time.monotonic()
+        for kind, text in self._counts.look(now):
             self.reporter.send("notice", kind=kind, message=text)
+        if self._idle.is_due(now):
+            self._idle.sample(now, cgroup.cpu_seconds(self.job.sandbox_id))
+        if self._is_warned and not self._idle.is_warned(now):
+            self._is_warned = False
+            self.sandbox.tell(_STOPPING_SOON, "")
 
     # -- control -----------------------------------------------------------------------------
 
@@ -213,6 +223,10 @@ class Holder:
                 raise Fenced("control gave this sandbox to another runner")
             if answer.phase == "assign":
                 self._assignment = answer.body
+                busy: Any = self._assignment.get("busy")  # an older control sends none
+                if busy is not None:
+                    self._idle.share = busy["share"]
+                    self._idle.most_seconds = busy["most_seconds"]
                 self._assign()
 
     def _assign(self) -> None:
@@ -254,26 +268,62 @@ class Holder:
         except OSError:
             return False
 
-    def _on_message(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _on_message(self, request_id: bytes, request: dict[str, Any]) -> None:
         """Carry out a message from control, which the gate passed on unread."""
         body = request["body"].encode()
         try:
             head = message.unseal(self.node.key, message.DOWN, request["headers"], body)
         except message.BadMessage:
-            return 403, {}, b'{"message": "not from control"}'
+            self._answer(request_id, 403, {}, '{"message": "not from control"}')
+            return
         ours = self.head.fields()[:-1]
         if head.fields()[:-1] != ours or head.sequence <= self._last_down:
-            return 409, {}, b'{"message": "not for this start of the sandbox, or too old"}'
+            text = '{"message": "not for this start of the sandbox, or too old"}'
+            self._answer(request_id, 409, {}, text)
+            return
         self._last_down = head.sequence
-        answer = json.dumps(self._carry_out(json.loads(body))).encode()
-        return 200, message.seal(self.node.key, message.DOWN_ANSWER, head, answer), answer
+        order = json.loads(body)
+        if order["op"] == "quiesce" and self._quiesce(request_id, head, order):
+            return  # answered when the gate has
+        self._carry_out(order)
+        self._agree(request_id, head)
 
-    def _carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request_id: bytes, status: int, headers: dict[str, str], body: str) -> None:
+        said = {"status": status, "headers": headers, "body": body}
+        self._gate.send(b"R" + request_id + json.dumps(said).encode())
+
+    def _agree(self, request_id: bytes, head: message.Head, **more: object) -> None:
+        """Answer control with how things are now."""
+        now = time.monotonic()
+        said = {"phase": self.phase, "idle_seconds": self._idle.seconds(now)}
+        said |= {"warned": self._idle.is_warned(now), **more}
+        text = json.dumps(said)
+        sealed = message.seal(self.node.key, message.DOWN_ANSWER, head, text.encode())
+        self._answer(request_id, 200, sealed, text)
+
+    def _carry_out(self, order: dict[str, Any]) -> None:
         if order["op"] == "assign":
             self._reassign(order["assignment"])
         elif order["op"] == "stop":
             self._stop()
-        return {"phase": self.phase, **self._activity}
+        elif order["op"] == "reopen":
+            self._gate.send(b"O")
+        elif order["op"] == "touch":
+            self._gate.send(b"T")
+        elif order["op"] == "warn" and self.phase == "ready":
+            self._idle.warn(time.monotonic())
+            self._is_warned = True
+            self.sandbox.tell(_STOPPING_SOON, f"{order['at']}\n")
+
+    def _quiesce(self, request_id: bytes, head: message.Head, order: dict[str, Any]) -> bool:
+        """Have the gate close if nobody has used the sandbox for so long; tell if it was asked."""
+        wanted = order["idle_seconds"]
+        if self.phase != "ready" or self._idle.unbusy(time.monotonic()) < wanted:
+            return False
+        self._asked[head.sequence] = request_id, head
+        told = {"number": head.sequence, "idle_seconds": wanted, "seconds": order["seconds"]}
+        self._gate.send(b"Z" + json.dumps(told).encode())
+        return True
 
     def _reassign(self, wanted: dict[str, Any]) -> None:
         if not self._assignment or wanted["version"] <= self._assignment["version"]:
@@ -340,12 +390,15 @@ class Holder:
         if kind == b"D":
             self._dial(_socket.AF_INET6 if packet[1:2] == b"6" else _socket.AF_INET)
         elif kind == b"M":
-            request_id = packet[1:9]
-            status, headers, body = self._on_message(json.loads(packet[9:]))
-            answer = {"status": status, "headers": headers, "body": body.decode()}
-            self._gate.send(b"R" + request_id + json.dumps(answer).encode())
+            self._on_message(packet[1:9], json.loads(packet[9:]))
         elif kind == b"Q":
-            self._activity = json.loads(packet[1:])
+            told = json.loads(packet[1:])
+            self._idle.told(told["last"], told["held"])
+        elif kind == b"Z":
+            said = json.loads(packet[1:])
+            asked = self._asked.pop(said["number"], None)
+            if asked is not None:
+                self._agree(*asked, closed=said["closed"])
         elif not packet:
             self._unwatch(self._gate.fileno())
 
@@ -366,6 +419,8 @@ class Holder:
         if self._gate.fileno() in self._handlers:
             self._unwatch(self._gate.fileno())
         self._gate.close()
+        self._asked.clear()
+        self._idle.restart(time.monotonic())
         if self._gate_starts > _GATE_RESTARTS:
             raise Ending("the gate ended again and again")
         self._start_gate()

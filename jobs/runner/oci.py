@@ -108,6 +108,7 @@ def _mounts(scratch: str) -> list[dict[str, object]]:
         virtual("/sys", "sysfs", *quiet, "ro"),
         virtual("/sys/fs/cgroup", "cgroup", *quiet, "relatime", "ro"),
         bound("/opt/yurt", f"{scratch}/bundle", "ro"),
+        bound("/run/yurt", f"{scratch}/notices", "ro", "noexec"),
         *(bound(f"/etc/{name}", f"{scratch}/etc/{name}") for name in ("resolv.conf", "hosts")),
     ]  # fmt: skip
 

@@ -669,17 +669,19 @@ def test_activity_is_told_at_once_and_then_once_a_second(rig: GateRig) -> None:
     rig.app(PORT)
     time.sleep(1.2)  # whatever was to be told at the start
     rig.reports.clear()
-    began = time.time()
+    began = time.monotonic()
     assert status(rig.get("/", HOST)) == 200
     eventually(lambda: rig.reports, "it is told", seconds=0.5, pause_seconds=0.01)
-    assert rig.reports[0]["last_activity_at"] >= began
-    while time.time() < began + 2:
+    assert rig.reports[0]["held"] == 1
+    while time.monotonic() < began + 2:
         assert status(rig.get("/", HOST)) == 200
     eventually(lambda: len(rig.reports) >= 3, "it is told again")
     assert len(rig.reports) <= 4
+    eventually(lambda: not rig.reports[-1]["held"], "the last is over", seconds=3)
+    assert rig.reports[-1]["last"] >= began
 
 
-def test_open_connections_are_counted(rig: GateRig) -> None:
+def test_a_request_counts_until_it_is_answered(rig: GateRig) -> None:
     _serve_raw(rig, _read_on)
     visitors = [rig.connect() for _ in range(3)]
     for visitor in visitors:
@@ -691,7 +693,89 @@ def test_open_connections_are_counted(rig: GateRig) -> None:
 
 
 def _open(rig: GateRig) -> int:
-    return rig.reports[-1]["connections"] if rig.reports else -1
+    return rig.reports[-1]["held"] if rig.reports else -1
+
+
+@pytest.mark.parametrize(
+    ("path", "held"),
+    [
+        ("/process/execute", 1),
+        ("/process/pty/t/connect", 1),
+        ("/process/session/s/command/c/logs?follow=true", 0),
+    ],
+)
+def test_work_of_the_toolbox_counts_until_it_ends_and_who_only_watches_does_not(
+    rig: GateRig, path: str, held: int
+) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+    def stream(connection: socket.socket) -> None:
+        read_message(connection)
+        connection.sendall(begun)
+        read_all(connection)
+
+    _serve_raw(rig, stream, port=2280)
+    with rig.connect() as visitor:
+        lines = f"GET /toolbox/{SANDBOX}{path} HTTP/1.1", f"Authorization: Bearer {KEY}"
+        visitor.sendall(_head(*lines, host="localhost"))
+        assert visitor.recv(65536).startswith(b"HTTP/1.1 200")
+        if held:
+            assert rig.quiesce(0.001) == {"number": 1, "idle_seconds": 0.0, "closed": False}
+        else:
+            eventually(lambda: rig.quiesce(0.001)["closed"], "nobody uses it")
+    eventually(lambda: _open(rig) == 0, "none is left", seconds=3)
+
+
+def test_a_request_that_reaches_nobody_is_no_activity(rig: GateRig) -> None:
+    before = rig.quiesce(3600)["idle_seconds"]
+    assert status(rig.get("/", HOST)) == 502
+    assert rig.quiesce(3600)["idle_seconds"] > before > 0
+
+
+# -- quiescing -------------------------------------------------------------------------------
+
+
+def test_a_gate_that_was_used_lately_does_not_quiesce(rig: GateRig) -> None:
+    rig.app(PORT)
+    assert status(rig.get("/", HOST)) == 200
+    said = rig.quiesce(60)
+    assert not said["closed"]
+    assert 0 <= said["idle_seconds"] < 60
+    assert status(rig.get("/", HOST)) == 200
+
+
+def test_a_quiet_gate_lets_nobody_in_until_it_is_opened_or_its_time_is_over(rig: GateRig) -> None:
+    rig.app(PORT)
+    assert rig.quiesce(0.0)["closed"]
+    answer = rig.get("/", HOST)
+    assert status(answer) == 503
+    assert b"\r\nRetry-After: 1\r\n" in answer
+    rig.reopen()
+    eventually(lambda: status(rig.get("/", HOST)) == 200, "it is open")
+    assert rig.quiesce(0.0, seconds=0.2)["closed"]
+    eventually(lambda: status(rig.get("/", HOST)) == 200, "it opened by itself")
+
+
+def test_a_touch_by_control_is_activity(rig: GateRig) -> None:
+    eventually(lambda: rig.quiesce(3600)["idle_seconds"] > 0.2, "it is idle")
+    rig.touch()
+    assert rig.quiesce(3600)["idle_seconds"] < 0.2
+
+
+def test_what_is_said_on_an_open_websocket_waits_while_the_gate_is_quiet(
+    rig: GateRig, echo: list[str]
+) -> None:
+    uri = f"ws://{HOST.partition(':')[0]}:{rig.port}/"
+    with connect_websocket(uri, sock=rig.connect(), ping_interval=None) as websocket:
+        websocket.send("first")
+        assert websocket.recv() == "first"
+        assert rig.quiesce(0.0)["closed"]
+        websocket.send("second")
+        with pytest.raises(TimeoutError):
+            websocket.recv(timeout=0.5)
+        rig.reopen()
+        assert websocket.recv(timeout=5) == "second"
+    assert echo
 
 
 def _read_on(connection: socket.socket) -> None:

@@ -52,6 +52,8 @@ class Runner:
         self.assignment: dict[str, Any] = {}
         self.orders: list[str] = []
         self.answers = True
+        self.idle_seconds = 0.0
+        self.warned = self.closed = False
 
     def head(self) -> Head:
         self.sequence += 1
@@ -109,7 +111,23 @@ class Runner:
             self.assignment = {**self.assignment, **order["assignment"]}
         if order["op"] == "stop" and self.phase != "stopping":
             _ = self.rig.spawn(self.stop())
-        return {"phase": self.phase, "last_activity_at": 0.0, "connections": 0}
+        return {"phase": self.phase, **self.use(order)}
+
+    def use(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell of the use of the sandbox, as the holder and the gate do together."""
+        said: dict[str, Any] = {}
+        match order:
+            case {"op": "touch"}:
+                self.idle_seconds = 0.0
+            case {"op": "warn"}:
+                self.warned = True
+            case {"op": "reopen"}:
+                self.closed = False
+            case {"op": "quiesce", "idle_seconds": wanted}:
+                self.closed = said["closed"] = self.idle_seconds >= wanted
+            case _:
+                pass
+        return {"idle_seconds": self.idle_seconds, "warned": self.warned, **said}
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,7 @@ class GateRig:
         self.inside = Inside()
         self.reports: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
+        self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.dials = 0
         self.fail_dials = False
         self.message_answer: dict[str, Any] = {"status": 200, "headers": {}, "body": "{}"}
@@ -263,6 +264,8 @@ class GateRig:
                 self.messages.append(json.loads(packet[9:]))
                 answer = json.dumps(self.message_answer).encode()
                 self._channel.send(b"R" + packet[1:9] + answer)
+            elif kind == b"Z":
+                self._said.put(json.loads(packet[1:]))
 
     def _dial(self, family: int) -> None:
         self.dials += 1
@@ -281,6 +284,19 @@ class GateRig:
 
     def close_admission(self) -> None:
         self._channel.send(b"C")
+
+    def quiesce(self, idle_seconds: float, seconds: float = 10.0) -> dict[str, Any]:
+        """Ask the gate to close if it has been idle for so long, and return what it says."""
+        order = {"number": 1, "idle_seconds": idle_seconds, "seconds": seconds}
+        self._channel.send(b"Z" + json.dumps(order).encode())
+        said: dict[str, Any] = self._said.get(timeout=10)
+        return said
+
+    def reopen(self) -> None:
+        self._channel.send(b"O")
+
+    def touch(self) -> None:
+        self._channel.send(b"T")
 
     # -- visitors ----------------------------------------------------------------------------
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from control.model import ORGANIZATION, DesiredState, State
+from control.naming import SandboxId
 from tests.support.control_rig import Rig, a_rig, complaint, eventually
 from tests.support.records import a_sandbox
 
@@ -391,3 +392,51 @@ async def test_an_error_of_ours_shows_nothing_of_the_inside(
     assert answer.status_code == 500
     assert "secret detail" not in answer.text
     assert "not in your request" in complaint(answer)
+
+
+async def test_a_time_to_live_is_set_at_create_and_anew_from_now(rig: Rig) -> None:
+    made = await rig.create(ttlMinutes=60)
+    first = datetime.fromisoformat(made["autoDestroyAt"])
+    assert first - datetime.fromisoformat(made["createdAt"]) == timedelta(minutes=60)
+    path = f"/sandbox/{made['id']}/ttl"
+    again = (await rig.call("POST", f"{path}/120")).json()
+    assert datetime.fromisoformat(again["autoDestroyAt"]) > first
+    assert (await rig.call("POST", f"{path}/0")).json()["autoDestroyAt"] is None
+    assert (await rig.call("POST", f"{path}/-1")).status_code == 400
+
+
+async def test_nothing_pauses_by_itself(rig: Rig) -> None:
+    made = await rig.create()
+    path = f"/sandbox/{made['id']}/autopause"
+    assert (await rig.call("POST", f"{path}/0")).json()["autoPauseInterval"] == 0
+    assert (await rig.call("POST", f"{path}/5")).status_code == 422
+
+
+async def test_last_activity_is_told_to_the_gate_or_not_acknowledged(rig: Rig) -> None:
+    made = await rig.create()
+    path = f"/sandbox/{made['id']}/last-activity"
+    assert (await rig.call("POST", path)).status_code == 201
+    assert rig.runners[made["id"]].orders[-1] == "touch"
+    rig.runners[made["id"]].answers = False
+    assert (await rig.call("POST", path)).status_code == 503
+
+
+async def test_an_idle_sandbox_is_warned_and_stopped_and_may_be_woken(rig: Rig) -> None:
+    made = await rig.create(autoStopInterval=1)
+    runner, collector = rig.runners[made["id"]], rig.control.collector
+    runner.idle_seconds = 61.0
+    await collector.look(SandboxId(made["id"]))
+    assert runner.warned
+    await collector.look(SandboxId(made["id"]))
+    await rig.until(made["id"], "stopped")
+    record = await rig.store.sandboxes.get(made["id"])
+    assert record is not None
+    assert record.wakes
+
+
+async def test_what_is_due_is_found(rig: Rig) -> None:
+    made = await rig.create(autoStopInterval=1, ttlMinutes=1)
+    sandboxes, now = rig.store.sandboxes, datetime.now(UTC)
+    assert made["id"] not in await sandboxes.due(now, running=False)
+    assert made["id"] in await sandboxes.due(now, running=True)
+    assert made["id"] in await sandboxes.due(now + timedelta(minutes=1), running=False)

@@ -122,12 +122,13 @@ def test_the_configuration_has_its_own_namespaces_and_limits() -> None:
     assert linux["cgroupsPath"] == "/yurt/" + "a" * 26
 
 
-def test_nothing_of_the_host_is_mounted_but_the_bundle_and_two_files() -> None:
+def test_nothing_of_the_host_is_mounted_but_the_bundle_and_what_is_ours() -> None:
     mounts = configuration()["mounts"]
     assert isinstance(mounts, list)
     bound = {m["destination"]: m["source"] for m in mounts if m["type"] == "bind"}
     assert bound == {
         "/opt/yurt": "/mnt/bundle",
+        "/run/yurt": "/mnt/notices",
         "/etc/resolv.conf": "/mnt/etc/resolv.conf",
         "/etc/hosts": "/mnt/etc/hosts",
     }
