@@ -23,6 +23,7 @@ from tests.cluster import looking, making
 from tests.cluster.cluster import Cluster, ask
 from tests.support.api import Api
 from tests.support.remote import Remote
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,7 @@ def one(cluster: Cluster, api: Api) -> Milestones:
 
 
 def _told_by_nomad(cluster: Cluster, sandbox_id: str) -> Milestones:
+    eventually(lambda: looking.is_heard(cluster, sandbox_id), f"Nomad to hear of {sandbox_id}")
     place = looking.place(cluster, sandbox_id)
     allocation = ask(f"{cluster.nomad_url}/v1/allocation/{place.allocation}")
     events = allocation["TaskStates"]["runner"]["Events"]
