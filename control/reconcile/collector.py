@@ -84,7 +84,7 @@ class Collector:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed_for_ever())
                 for _ in range(WORKERS):
-                    tasks.create_task(self._work())
+                    tasks.create_task(self.queue.serve(self.look, _failed))
         finally:
             self.queue.clear()
 
@@ -113,25 +113,6 @@ class Collector:
             if sandbox_id not in self.queue:
                 self.queue.put(sandbox_id)
         self._jumps = times.jumps
-
-    async def _work(self) -> None:
-        while True:
-            sandbox_id = await self.queue.get()
-            try:
-                wait = await self.look(sandbox_id)
-            except YurtError as error:
-                extra = {"sandbox_id": sandbox_id, "error": str(error)}
-                logger.info("a timer has to wait", extra=extra)
-                self.queue.put_backoff(sandbox_id)
-            except Exception:
-                logger.exception("collect failed", extra={"sandbox_id": sandbox_id})
-                self.queue.put_backoff(sandbox_id)
-            else:
-                self.queue.forget(sandbox_id)
-                if wait is not None:
-                    self.queue.put_after(sandbox_id, wait)
-            finally:
-                self.queue.done(sandbox_id)
 
     async def look(self, sandbox_id: SandboxId) -> timedelta | None:
         """Do what the timers of a sandbox ask for; return when to look again.
@@ -248,3 +229,11 @@ class Collector:
 def _still_used(said: Mapping[str, Any], wanted: float) -> timedelta:
     """Return when it could be idle for long enough."""
     return max(_SOON, timedelta(seconds=wanted - float(said.get("idle_seconds", wanted))))
+
+
+def _failed(sandbox_id: SandboxId, error: Exception) -> None:
+    if isinstance(error, YurtError):
+        extra = {"sandbox_id": sandbox_id, "error": str(error)}
+        logger.info("a timer has to wait", extra=extra)
+    else:
+        logger.exception("collect failed", extra={"sandbox_id": sandbox_id})

@@ -82,29 +82,10 @@ class Reconciler:
                 tasks.create_task(self._follow())
                 tasks.create_task(self._look_for_strays())
                 for _ in range(WORKERS):
-                    tasks.create_task(self._work())
+                    tasks.create_task(self.queue.serve(self.reconcile, _failed))
         finally:
             self.queue.close()
             self.troubles.clear()
-
-    async def _work(self) -> None:
-        while True:
-            sandbox_id = await self.queue.get()
-            try:
-                wait = await self.reconcile(sandbox_id)
-            except YurtError as error:
-                extra = {"sandbox_id": sandbox_id, "error": str(error)}
-                logger.warning("a sandbox has to wait", extra=extra)
-                self.queue.put_backoff(sandbox_id)
-            except Exception:
-                logger.exception("reconcile failed", extra={"sandbox_id": sandbox_id})
-                self.queue.put_backoff(sandbox_id)
-            else:
-                self.queue.forget(sandbox_id)
-                if wait is not None:
-                    self.queue.put_after(sandbox_id, wait)
-            finally:
-                self.queue.done(sandbox_id)
 
     async def reconcile(self, sandbox_id: SandboxId) -> timedelta | None:
         """Do what there is to do for one sandbox; return when to look again, if ever.
@@ -215,3 +196,11 @@ class Reconciler:
             except UnavailableError as error:
                 logger.warning("the scheduler's changes are cut off", extra={"error": str(error)})
             await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _failed(sandbox_id: SandboxId, error: Exception) -> None:
+    if isinstance(error, YurtError):
+        extra = {"sandbox_id": sandbox_id, "error": str(error)}
+        logger.warning("a sandbox has to wait", extra=extra)
+    else:
+        logger.exception("reconcile failed", extra={"sandbox_id": sandbox_id})

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from datetime import timedelta
 
     from control.naming import SandboxId
@@ -65,6 +66,31 @@ class KeyedQueue:
         if sandbox_id in self._again:
             self._again.discard(sandbox_id)
             self.put(sandbox_id)
+
+    async def serve(
+        self,
+        look: Callable[[SandboxId], Awaitable[timedelta | None]],
+        failed: Callable[[SandboxId, Exception], None],
+    ) -> None:
+        """Look at each id as it comes, until cancelled; what fails is tried again, later and later.
+
+        Args:
+            look: returns after what time to look again, None for not by itself.
+            failed: is told of each error, while it is handled.
+        """
+        while True:
+            sandbox_id = await self.get()
+            try:
+                wait = await look(sandbox_id)
+            except Exception as error:  # noqa: BLE001 - whoever asked for it says what it was
+                failed(sandbox_id, error)
+                self.put_backoff(sandbox_id)
+            else:
+                self.forget(sandbox_id)
+                if wait is not None:
+                    self.put_after(sandbox_id, wait)
+            finally:
+                self.done(sandbox_id)
 
     @property
     def is_idle(self) -> bool:
