@@ -144,7 +144,7 @@ class CutRig(Rig):
                 return False
         return not (jobs or routes or disks)
 
-    async def dead_or_done(self, work: asyncio.Task[None], name: str, state: str) -> bool:
+    async def dead_or_done(self, work: asyncio.Task[None], key: str, state: str) -> bool:
         """Wait until control is dead, and start another one then, or until all is done."""
 
         async def reached() -> bool:
@@ -152,7 +152,8 @@ class CutRig(Rig):
                 return True
             if not work.done():
                 return False
-            made = await self.store.sandboxes.named("default", name)
+            sandboxes = self.store.sandboxes
+            made = await sandboxes.get(SandboxId(key)) or await sandboxes.named("default", key)
             is_idle = self.control.reconciler.queue.is_idle
             return made is not None and made.state == state and is_idle and await self.fits()
 
