@@ -196,7 +196,7 @@ class Control:
         written = assignment(sandbox, self._keys.of(sandbox.organization_id), now())
         settings = self._settings
         busy = {"share": settings.busy_cpu, "most_seconds": settings.busy_max_seconds}
-        return {**written, "busy": busy}
+        return {**written, "busy": busy, "grace": settings.offline_grace_seconds}
 
     async def _tell_use(self, sandbox: Sandbox) -> None:
         """Tell the gate of a started sandbox of its use: it decides whether that is idle.

@@ -217,7 +217,7 @@ def waiting(
         UnavailableError: the scheduler does not say yet where it was placed.
     """
     if sandbox.state not in STARTING_STATES:
-        return _reported(_own(sandbox, head), head)
+        return _reported(own(sandbox, head), head)
     sandbox = _claimed(sandbox, head, allocation)
     goes_on = now < sandbox.last_activity_at + MOST_WAITING
     return replace(
@@ -235,7 +235,7 @@ def ready(sandbox: Sandbox, head: Head, now: datetime) -> Sandbox:
         ConflictError: the runner is not the one that has this generation.
         ForbiddenError: the report was seen before.
     """
-    sandbox = _reported(_own(sandbox, head), head)
+    sandbox = _reported(own(sandbox, head), head)
     return up(sandbox, head.generation, now)
 
 
@@ -254,7 +254,7 @@ def notice(sandbox: Sandbox, head: Head, text: str, now: datetime) -> Sandbox:
         ConflictError: the runner is not the one that has this generation.
         ForbiddenError: the report was seen before.
     """
-    sandbox = _reported(_own(sandbox, head), head)
+    sandbox = _reported(own(sandbox, head), head)
     if sandbox.state not in LIVE_STATES - {State.UNKNOWN}:
         return sandbox
     return replace(sandbox, error_reason=text[:MAX_REASON], updated_at=now)
@@ -269,12 +269,18 @@ def exiting(sandbox: Sandbox, head: Head, reason: str, reached: str) -> Sandbox:
         ConflictError: the runner is not the one that has this generation.
         ForbiddenError: the report was seen before.
     """
-    sandbox = _reported(_own(sandbox, head), head)
+    sandbox = _reported(own(sandbox, head), head)
     last = replace(sandbox.run, exit_reason=reason[:MAX_REASON], exit_reached=reached[:MAX_PHASE])
     return replace(sandbox, run=last)
 
 
-def _own(sandbox: Sandbox, head: Head) -> Sandbox:
+def own(sandbox: Sandbox, head: Head) -> Sandbox:
+    """Return the record if a report about it is from the runner that has this generation.
+
+    Raises:
+        ConflictError: it is not.
+        ForbiddenError: it is from another node.
+    """
     if (head.generation, head.incarnation) != (sandbox.run.generation, sandbox.run.incarnation):
         raise ConflictError("this start of the sandbox is over")
     if head.node != sandbox.node:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from control import lifecycle
 from control.errors import InvalidError
 from control.naming import SandboxId
+from jobs.runner.message import FOR_THE_START
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -69,6 +70,8 @@ class Reports:
                 )
                 logger.info("a start waits", extra={"sandbox_id": sandbox_id, "detail": text[:500]})
                 return {}
+            case {"phase": "renew", "version": int(version)}:
+                return await self._renewed(sandbox_id, head, version)
             case {"phase": "ready"}:
                 await self._change(sandbox_id, lambda s: lifecycle.ready(s, head, now))
             case {"phase": "notice", "message": str(text)}:
@@ -86,6 +89,20 @@ class Reports:
         told = {name: report[name] for name in ("phase", "boot_ms") if name in report}
         logger.info("reported", extra={"sandbox_id": sandbox_id, **told})
         return {}
+
+    async def _renewed(self, sandbox_id: SandboxId, head: Head, version: int) -> Mapping[str, Any]:
+        """Return a newer assignment, if there is one, to a runner that has ``version``.
+
+        Nothing is written: each runner asks twice a minute. To ask twice gets nobody anything.
+        """
+        sandbox = await self._records.get(sandbox_id)
+        if sandbox is None:
+            raise lifecycle.not_found(sandbox_id)
+        lifecycle.own(sandbox, head)
+        if version >= sandbox.assignment_version:
+            return {}
+        whole = await self._assignment(sandbox)
+        return {name: whole[name] for name in whole.keys() - FOR_THE_START}
 
     async def _change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         return await self._records.change(sandbox_id, mutate)

@@ -228,6 +228,11 @@ class Settings(BaseSettings):
     resync_seconds: float = Field(
         default=60, gt=0, description="How often everything is compared with what is wanted."
     )
+    offline_grace_seconds: float = Field(
+        default=86_400,
+        ge=60,
+        description="How long sandboxes can be used whose runners hear nothing from control.",
+    )
     destroyed_seconds: float = Field(
         default=600, gt=0, description="How long a deleted sandbox can still be looked at."
     )

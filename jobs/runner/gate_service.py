@@ -32,6 +32,7 @@ _PROBES = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KE
 """After this many seconds of silence ask whether the visitor is still there; so often."""
 
 TICK_SECONDS = 2.0
+_UNREADY = {"lapsed": "cut off: it is not known any more who may enter"}
 _RETRY_AFTER = b"Retry-After: 1"
 _LONGEST_TIMER = 86400.0
 
@@ -119,7 +120,7 @@ class Gate:
         if policy is None:
             return
         for visitor in list(self.visitors):
-            visitor.recheck(policy, now)
+            visitor.recheck(None if self._phase == "lapsed" else policy, now)
         if self._expiring is not None:
             self._expiring.cancel()
         wait = min(policy.next_expiry(now) - now, _LONGEST_TIMER)
@@ -146,7 +147,8 @@ class Gate:
         if route.kind == MESSAGE:
             return ControlMessage(self, visitor, head)
         if self._closed or self.is_quiet or self._policy is None or self._phase != "ready":
-            verb = "stopping" if self._closed or self.is_quiet else "starting"
+            is_ending = self._closed or self.is_quiet
+            verb = "stopping" if is_ending else _UNREADY.get(self._phase, "starting")
             raise RefusedError(503, f"the sandbox is {verb}", _RETRY_AFTER)
         try:
             admission = self._policy.admit(head, route, time.time())

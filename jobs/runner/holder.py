@@ -20,6 +20,7 @@ from jobs.runner import (
     boot,
     cgroup,
     channel,
+    contact,
     disk,
     idle,
     linux,
@@ -32,6 +33,7 @@ from jobs.runner import (
 )
 from jobs.runner.fetching import Fetch, FetchError
 from jobs.runner.guard import ENDING_SIGNALS
+from jobs.runner.report import RENEW
 
 ASSIGNMENT_WAIT_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
@@ -62,6 +64,7 @@ class Holder:
         self._secret = os.urandom(16).hex()
         self._assignment: dict[str, Any] = {}
         self._last_down = 0
+        self._contact = contact.Contact(time.monotonic())
         self._agent_listens = False
         self._policy: tuple[int, int] | None = None
         self._volumes: volumes.Volumes | None = None
@@ -205,6 +208,8 @@ class Holder:
             else:
                 raise Ending("no assignment came in time")
         now = time.monotonic()
+        if self.phase == "ready":
+            self._stay_in_contact(now)
         for kind, text in self._counts.look(now):
             self.reporter.send("notice", kind=kind, message=text)
         if self._idle.is_due(now):
@@ -214,6 +219,18 @@ class Holder:
             self.sandbox.tell(_STOPPING_SOON, "")
 
     # -- control -----------------------------------------------------------------------------
+
+    def _stay_in_contact(self, now: float) -> None:
+        """Ask for what control could not tell; without it, let nobody in on its word for ever."""
+        grace = self._assignment.get("grace", contact.GRACE_SECONDS)
+        if self._contact.is_due(now, grace):
+            self.reporter.send(RENEW, version=self._assignment["version"])
+        if self._contact.lapses(now, grace):
+            self._tell_gate()
+
+    def _heard(self) -> None:
+        if self._contact.heard(time.monotonic()):
+            self._tell_gate()
 
     def _on_answer(self) -> None:
         os.read(self.reporter.ready_fd, 64)
@@ -228,6 +245,12 @@ class Holder:
                     self._idle.share = busy["share"]
                     self._idle.most_seconds = busy["most_seconds"]
                 self._assign()
+            if answer.phase == RENEW:
+                self._contact.over(time.monotonic())
+                if answer.body:
+                    self._reassign(answer.body)
+            if answer.heard:
+                self._heard()
 
     def _assign(self) -> None:
         """Hand the assignment on as soon as it and the agent are there."""
@@ -282,6 +305,7 @@ class Holder:
             self._answer(request_id, 409, {}, text)
             return
         self._last_down = head.sequence
+        self._heard()
         order = json.loads(body)
         if order["op"] == "quiesce" and self._quiesce(request_id, head, order):
             return  # answered when the gate has
@@ -381,7 +405,8 @@ class Holder:
     def _tell_gate(self) -> None:
         # The rest is the agent's only: the gate talks to strangers.
         told = {k: v for k, v in self._assignment.items() if k not in message.FOR_THE_START}
-        order = {"assignment": told, "secret": self._secret, "phase": self.phase}
+        phase = "lapsed" if self._contact.lapsed else self.phase
+        order = {"assignment": told, "secret": self._secret, "phase": phase}
         self._gate.send(b"A" + json.dumps(order).encode())
 
     def _on_gate(self) -> None:

@@ -17,17 +17,27 @@ from jobs.runner import channel, message
 _TIMEOUT_SECONDS = 10.0
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _FENCED = (404, 409)
+RENEW = "renew"
+"""The report that asks for a newer assignment. Tried once, so that it is never in another's way:
+the next one asks the same."""
+
 _OK = 200
 _ANSWER_LIMIT = 4 << 20
 
 
 class Answer:
-    """What control said to one report; ``fenced`` means that this runner must end."""
+    """What control said to one report.
 
-    def __init__(self, phase: str, body: dict[str, object], *, fenced: bool) -> None:
+    ``fenced`` means that this runner must end, and ``heard`` that control itself said this.
+    """
+
+    def __init__(
+        self, phase: str, body: dict[str, object], *, fenced: bool = False, heard: bool = True
+    ) -> None:
         self.phase = phase
         self.body = body
         self.fenced = fenced
+        self.heard = heard
 
 
 class Reporter:
@@ -80,13 +90,15 @@ class Reporter:
                 status, fields, answer = _post(
                     self._url, message.seal(self._key, message.UP, self._head, body), body
                 )
-                if status in _FENCED:
+                if status in _FENCED and phase != RENEW:
                     return Answer(phase, {}, fenced=True)
                 if status == _OK:
                     self._check(fields, answer)
-                    return Answer(phase, json.loads(answer), fenced=False)
+                    return Answer(phase, json.loads(answer))
             except (OSError, ValueError, message.BadMessage):
                 pass  # control is away, restarting, or not itself: ask again
+            if phase == RENEW:
+                return Answer(phase, {}, heard=False)
             time.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
             tries += 1
 

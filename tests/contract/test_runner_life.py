@@ -15,6 +15,7 @@ import pytest
 
 from jobs.installed import interpreter, link_runner
 from jobs.runner import admission, locks
+from jobs.runner.contact import Contact
 from jobs.runner.holder import Holder
 from jobs.runner.record import FENCED_CODE
 from tests.support.runner_rig import ASSIGNMENT, NEEDS, SUBNET, Rig, eventually
@@ -127,6 +128,7 @@ def test_the_gate_is_not_told_what_is_the_agent_s() -> None:
         _assignment={**ASSIGNMENT, "env": {"PASSWORD": "x"}, "user": "daytona"},
         _secret="s",
         phase="ready",
+        _contact=Contact(0),
         _gate=SimpleNamespace(send=told.append),
     )
     Holder._tell_gate(holder)  # type: ignore[arg-type]

@@ -590,6 +590,23 @@ def test_what_a_key_opened_ends_when_the_key_expires(rig: GateRig) -> None:
 
 
 @pytest.mark.usefixtures("streams")
+def test_where_nobody_can_tell_who_may_enter_nobody_stays(rig: GateRig) -> None:
+    rig.assign(public=True)
+    for fields in ((f"X-Daytona-Preview-Token: {TOKEN}",), ()):
+        with _open_stream(rig, *fields) as visitor:
+            assert not is_closed(visitor, 0.3)
+            rig.assign("lapsed")
+            assert is_closed(visitor, 1)
+        rig.assign()
+    rig.assign("lapsed")
+    path, line = f"/toolbox/{SANDBOX}/log", f"Authorization: Bearer {KEY}"
+    assert status(rig.get(path, "localhost", line)) == 503
+    rig.assign()
+    with _open_stream(rig, line, path=path, host="localhost") as visitor:
+        assert not is_closed(visitor, 0.3)
+
+
+@pytest.mark.usefixtures("streams")
 def test_going_private_closes_what_was_public(rig: GateRig) -> None:
     by_token = _open_stream(rig, f"X-Daytona-Preview-Token: {TOKEN}")
     anyone = _open_stream(rig)

@@ -130,6 +130,8 @@ class FakeControl:
             if report["phase"] == "assign":
                 self.release.wait()
                 answer, status = self.assignment, self.refusal or status
+            elif report["phase"] == "renew" and report["version"] < self.assignment["version"]:
+                answer = self.assignment
             text = json.dumps(answer).encode()
             sealed = message.seal(KEY, message.UP_ANSWER, head, text)
             lines = [f"{name}: {value}" for name, value in sealed.items()]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobs.runner.message import DOWN, UP, Head, seal
+from jobs.runner.message import DOWN, FOR_THE_START, UP, Head, seal
 from tests.support.control_rig import NODE_KEY, Rig, Runner
 
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
@@ -21,7 +21,7 @@ async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:
     assert assignment.keys() == {
         *("version", "keys", "preview_token", "signing_key", "file_signing_key", "public"),
         *("revoked_signatures", "private_ports", "env", "user", "workdir", "entrypoint"),
-        *("network", "volumes", "busy"),
+        *("network", "volumes", "busy", "grace"),
     }
     assert assignment["user"] == "daytona"
 
@@ -63,6 +63,31 @@ async def test_a_runner_of_nothing_is_told_to_end(rig: Rig) -> None:
     assert (await rig.report(head, {"phase": "assign"})).status_code == 404
     await rig.call("DELETE", f"/sandbox/{runner.job.sandbox_id}")
     assert (await runner.report("assign")).status_code == 409
+
+
+async def test_a_runner_is_answered_what_it_was_not_told(rig: Rig) -> None:
+    runner = await rig.submitted()
+    await runner.boot()
+    sandbox_id = runner.job.sandbox_id
+    runner.answers = False  # so that nothing reaches it
+    old = runner.version
+    assert (await runner.report("renew", version=old)).json() == {}
+    assert (await rig.call("POST", f"/sandbox/{sandbox_id}/public/true")).status_code == 200
+    newer = (await runner.report("renew", version=old)).json()
+    assert (newer["version"], newer["public"]) == (old + 1, True)
+    assert newer.keys() & FOR_THE_START == set()
+    assert (await runner.report("renew", version=newer["version"])).json() == {}
+
+
+async def test_only_the_runner_that_counts_is_told_anything_new(rig: Rig) -> None:
+    runner = await rig.submitted()
+    rival = Runner(rig, runner.job)
+    await runner.boot()
+    assert (await rival.report("renew", version=0)).status_code == 409
+    elsewhere = Head("other", runner.job.sandbox_id, 1, runner.incarnation, 99)
+    nothing = Head("local", "2" * 26, 1, "f" * 32, 1)
+    assert (await rig.report(nothing, {"phase": "renew", "version": 0})).status_code == 404
+    assert (await rig.report(elsewhere, {"phase": "renew", "version": 0})).status_code == 403
 
 
 async def test_too_late_is_too_late(rig: Rig) -> None:
