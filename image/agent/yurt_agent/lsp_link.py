@@ -41,7 +41,7 @@ class Link:
             BadRequestError: the server refuses.
             BadGatewayError: the server has ended.
         """
-        if self._task.done():
+        if self.ended:
             raise _ended()
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -66,6 +66,11 @@ class Link:
             BadGatewayError: the server has ended.
         """
         await self._send({"method": method, "params": params})
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come from the server."""
+        return self._task.done()
 
     def close(self) -> None:
         """End; who still waits for an answer hears that the server has ended."""

@@ -88,7 +88,8 @@ class Server:
     @property
     def running(self) -> bool:
         """Whether it has a process."""
-        return self._process is not None and self._process.program.running
+        process = self._process
+        return process is not None and process.program.running and not process.link.ended
 
     @property
     def busy(self) -> bool:
@@ -136,16 +137,17 @@ class Server:
                 )
 
     async def ask(self, method: str, params: object) -> object:
-        """Ask the server.
+        """Ask the server, and once more if it had died without our knowing.
 
         Raises:
             ToolboxError: it refuses, has ended, or takes too long.
         """
-        async with self._in_use():
-            link = await self._running_link()
         self._users += 1
         try:
-            return await link.request(method, params, REQUEST_SECONDS)
+            try:
+                return await self._request(method, params)
+            except BadGatewayError:
+                return await self._request(method, params)
         finally:
             self._users -= 1
             self.used = time.monotonic()
@@ -161,6 +163,11 @@ class Server:
         if path is not None:
             await self.open(path)
         return path is not None
+
+    async def _request(self, method: str, params: object) -> object:
+        async with self._in_use():
+            link = await self._running_link()
+        return await link.request(method, params, REQUEST_SECONDS)
 
     def _in_use(self) -> asyncio.Lock:
         """Return what one caller at a time holds, so that messages keep their order."""
