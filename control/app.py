@@ -24,6 +24,7 @@ from control.api import (
     snapshots,
     volumes,
 )
+from control.archives import Archives
 from control.assignments import assignment
 from control.edge import Edge
 from control.errors import UnavailableError
@@ -108,6 +109,7 @@ class Control:
         self._keys = KeyRing(store.keys, now, self.wake)
         self._trail = Trail(store.trail, settings.audit_days, now)
         self._forwarder = Forwarder()
+        self._archives = Archives(settings.archives)
         routes = Routes(adapters.registry)
         self._volumes = VolumeKeeper(
             store.volumes,
@@ -146,6 +148,7 @@ class Control:
         settings = self._settings
         return World(
             records=self.records,
+            archives=self._archives,
             scheduler=self._adapters.scheduler,
             routes=routes,
             gates=self._adapters.gates,
@@ -170,10 +173,12 @@ class Control:
             store=store,
             sandboxes=lambda owner: Sandboxes(owner, store, self.records, settings, self.wake, now),
             volumes=lambda owner: Volumes(owner, store.volumes, settings, self._volumes.wake, now),
+            archives=self._archives,
             organizations=Organizations(store, self._keys, now),
             keys=self._keys,
             reports=Reports(
                 self.records,
+                self._archives,
                 self._adapters.scheduler.allocation,
                 self.assignment,
                 self.wake,
@@ -196,7 +201,10 @@ class Control:
         written = assignment(sandbox, self._keys.of(sandbox.organization_id), now())
         settings = self._settings
         busy = {"share": settings.busy_cpu, "most_seconds": settings.busy_max_seconds}
-        return {**written, "busy": busy, "grace": settings.offline_grace_seconds}
+        told = {**written, "busy": busy, "grace": settings.offline_grace_seconds}
+        if sandbox.state is State.RESTORING:
+            told["archive"] = self._archives.access(sandbox)
+        return told
 
     async def _tell_use(self, sandbox: Sandbox) -> None:
         """Tell the gate of a started sandbox of its use: it decides whether that is idle.

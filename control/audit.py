@@ -222,6 +222,8 @@ def _disk(line: Line, record: Sandbox, inventories: Mapping[str, Inventory]) -> 
     if record.state is State.DESTROYED:
         if line.disk_on:
             yield f"destroyed, but its disk is on {', '.join(line.disk_on)}"
+    elif record.state is State.ARCHIVED and line.disk_on:
+        yield f"archived, but its disk is on {', '.join(line.disk_on)}"
     elif record.node and others:
         yield f"a disk of it is on {', '.join(others)}, too; its record says {record.node}"
     is_told = record.node in inventories

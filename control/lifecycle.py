@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from control.model import Archive
     from jobs.runner.message import Head
     from jobs.scheduler import Allocation
 
@@ -40,7 +41,7 @@ MAX_PHASE = 20
 MOST_WAITING = timedelta(minutes=15)
 _SAME_MOMENT = timedelta(seconds=2)
 _RUNNING = LIVE_STATES | {State.STOPPING}
-_ENDING = frozenset({State.STOPPING, State.DESTROYING})
+_DELAYABLE = frozenset({State.STOPPING, State.DESTROYING, State.ARCHIVING})
 
 
 def not_found(id_or_name: str) -> NotFoundError:
@@ -58,6 +59,7 @@ def _moved(sandbox: Sandbox, state: State, desired: DesiredState, now: datetime)
 def start(sandbox: Sandbox, now: datetime) -> Sandbox:
     """Begin a new generation; a sandbox that is started or starting stays as it is.
 
+    One that is stopping starts when it has stopped. An archive that is not finished is given up.
     One whose start failed may be started again, too: older SDKs have no other call for it.
 
     Raises:
@@ -68,11 +70,15 @@ def start(sandbox: Sandbox, now: datetime) -> Sandbox:
     exists(sandbox)
     if sandbox.state in LIVE_STATES and sandbox.desired_state is DesiredState.STARTED:
         return sandbox
+    if sandbox.state is State.STOPPING:
+        return replace(sandbox, desired_state=DesiredState.STARTED, updated_at=now)
+    if sandbox.state is State.ARCHIVING:
+        return _begin(sandbox, now)
     if sandbox.state is State.ERROR and not sandbox.recoverable:
         raise InvalidError("Sandbox is in an errored state")
     if not sandbox.is_settled:
         raise ConflictError("Sandbox state change in progress")
-    if sandbox.state not in {State.STOPPED, State.ERROR}:
+    if sandbox.state not in {State.STOPPED, State.ARCHIVED, State.ERROR}:
         raise InvalidError("Sandbox is not in valid state")
     return _begin(sandbox, now)
 
@@ -91,7 +97,8 @@ def recover(sandbox: Sandbox, now: datetime) -> Sandbox:
 
 
 def _begin(sandbox: Sandbox, now: datetime) -> Sandbox:
-    moved = _moved(sandbox, State.STARTING, DesiredState.STARTED, now)
+    state = State.RESTORING if sandbox.is_in_archive else State.STARTING
+    moved = _moved(sandbox, state, DesiredState.STARTED, now)
     return replace(
         moved,
         error_reason=None,
@@ -114,7 +121,7 @@ def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
         InvalidError: it does not run.
     """
     exists(sandbox)
-    if sandbox.state is State.STOPPING:
+    if sandbox.state is State.STOPPING and sandbox.desired_state is DesiredState.STOPPED:
         return replace(sandbox, stopped_by=StoppedBy.API)
     if sandbox.state is State.ERROR:
         raise InvalidError("Sandbox is not in a stoppable state")
@@ -126,6 +133,26 @@ def stop(sandbox: Sandbox, now: datetime) -> Sandbox:
         return delete(sandbox, now)
     moved = _moved(sandbox, State.STOPPING, DesiredState.STOPPED, now)
     return replace(moved, last_activity_at=now, stopped_by=StoppedBy.API)
+
+
+def archive(sandbox: Sandbox, now: datetime, key: str) -> Sandbox:
+    """Ask for the files to go to the object store, encrypted by a new ``key``.
+
+    Raises:
+        NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
+        InvalidError: it is not stopped, or not to be kept.
+    """
+    exists(sandbox)
+    if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
+        raise ConflictError("Sandbox state change in progress")
+    if sandbox.intervals.delete == 0:
+        raise InvalidError("Ephemeral sandboxes cannot be archived")
+    if sandbox.state is not State.STOPPED:
+        raise InvalidError("Sandbox is not stopped")
+    moved = _moved(sandbox, State.ARCHIVING, DesiredState.ARCHIVED, now)
+    secrets = replace(sandbox.secrets, archive_key=key)
+    return replace(moved, error_reason=None, archive=None, secrets=secrets)
 
 
 def delete(sandbox: Sandbox, now: datetime) -> Sandbox:
@@ -244,7 +271,9 @@ def up(sandbox: Sandbox, generation: int, now: datetime) -> Sandbox:
     if sandbox.run.generation != generation or sandbox.state not in STARTING_STATES:
         return sandbox
     moved = _moved(sandbox, State.STARTED, DesiredState.STARTED, now)
-    return replace(moved, last_activity_at=now, error_reason=None)
+    # From now on the disk is newer than the archive that it may have been made from.
+    stale = sandbox.archive and replace(sandbox.archive, is_stale=True)
+    return replace(moved, last_activity_at=now, error_reason=None, archive=stale)
 
 
 def notice(sandbox: Sandbox, head: Head, text: str, now: datetime) -> Sandbox:
@@ -272,6 +301,19 @@ def exiting(sandbox: Sandbox, head: Head, reason: str, reached: str) -> Sandbox:
     sandbox = _reported(own(sandbox, head), head)
     last = replace(sandbox.run, exit_reason=reason[:MAX_REASON], exit_reached=reached[:MAX_PHASE])
     return replace(sandbox, run=last)
+
+
+def require_packing(sandbox: Sandbox, head: Head) -> None:
+    """Require that a node is to archive this sandbox; it may ask as often as it likes.
+
+    Raises:
+        ConflictError: something else was asked for meanwhile.
+        ForbiddenError: it is another node's.
+    """
+    if not _is_archiving(sandbox, head.generation) or sandbox.archive is not None:
+        raise ConflictError("the sandbox is not to be archived")
+    if head.node != sandbox.node:
+        raise ForbiddenError("the sandbox's disk is on another node")
 
 
 def own(sandbox: Sandbox, head: Head) -> Sandbox:
@@ -359,6 +401,8 @@ def stopped(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sa
         return sandbox
     if sandbox.intervals.delete == 0:
         return delete(sandbox, now)
+    if sandbox.state is State.STOPPING and sandbox.desired_state is DesiredState.STARTED:
+        return _begin(sandbox, now)
     moved = _moved(sandbox, State.STOPPED, DesiredState.STOPPED, now)
     by = sandbox.stopped_by if sandbox.state is State.STOPPING else None
     return replace(
@@ -385,6 +429,32 @@ def found(sandbox: Sandbox, generation: int, now: datetime) -> Sandbox:
     return replace(moved, error_reason=None)
 
 
+def packed(sandbox: Sandbox, generation: int, archive: Archive, now: datetime) -> Sandbox:
+    """Note that the files are in the object store, verified; from now on the disk may go."""
+    if not _is_archiving(sandbox, generation) or sandbox.archive is not None:
+        return sandbox
+    return replace(sandbox, archive=archive, error_reason=None, updated_at=now)
+
+
+def archived(sandbox: Sandbox, generation: int, now: datetime) -> Sandbox:
+    """Note that the disk is gone and the archive is all there is."""
+    if not _is_archiving(sandbox, generation) or sandbox.archive is None:
+        return sandbox
+    moved = _moved(sandbox, State.ARCHIVED, DesiredState.ARCHIVED, now)
+    return replace(moved, node="", error_reason=None)
+
+
+def _is_archiving(sandbox: Sandbox, generation: int) -> bool:
+    return sandbox.state is State.ARCHIVING and sandbox.run.generation == generation
+
+
+def unarchived(sandbox: Sandbox, archive: Archive) -> Sandbox:
+    """Note that an archive which the disk has outlived is gone."""
+    if sandbox.archive != archive:
+        return sandbox
+    return replace(sandbox, archive=None, secrets=replace(sandbox.secrets, archive_key=""))
+
+
 def placed(sandbox: Sandbox, generation: int, node: str) -> Sandbox:
     """Note where a start was placed that never reported itself."""
     if sandbox.run.generation != generation or sandbox.node:
@@ -393,8 +463,8 @@ def placed(sandbox: Sandbox, generation: int, node: str) -> Sandbox:
 
 
 def delayed(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sandbox:
-    """Note why a stop or a deletion has to wait."""
-    if sandbox.run.generation != generation or sandbox.state not in _ENDING:
+    """Note why a stop, a deletion or an archive has to wait."""
+    if sandbox.run.generation != generation or sandbox.state not in _DELAYABLE:
         return sandbox
     return replace(sandbox, error_reason=reason[:MAX_REASON], updated_at=now)
 

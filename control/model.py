@@ -49,7 +49,7 @@ class State(StrEnum):
     RESUMING = "resuming"
 
 
-STARTING_STATES = frozenset({State.CREATING, State.STARTING})
+STARTING_STATES = frozenset({State.CREATING, State.STARTING, State.RESTORING})
 # These use no cores and no memory, or are about to.
 RESTING_STATES = frozenset(
     {
@@ -125,7 +125,7 @@ class Secrets:
     """What only the owner and the gate may know of a sandbox; encrypted at rest.
 
     ``revoked`` maps signatures of previews that were called back to when they expire anyway,
-    in unix seconds.
+    in unix seconds. ``archive_key`` (32 bytes, hex) opens the archive; empty if there is none.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +133,7 @@ class Secrets:
     signing_key: str = field(default_factory=lambda: secrets.token_hex(32))
     file_signing_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     revoked: Mapping[str, int] = field(default_factory=dict)
+    archive_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,23 @@ class Run:
     exit_reached: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A sandbox's files in the object store.
+
+    Attributes:
+        name: of the object.
+        digest: its SHA-256, hexadecimal.
+        size: in bytes.
+        is_stale: the sandbox was started since; the object is only to be removed.
+    """
+
+    name: str
+    digest: str
+    size: int
+    is_stale: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
     """The record of a sandbox.
@@ -177,7 +195,8 @@ class Sandbox:
         assignment_version: rises when something changes that the gate must know.
         changed_at: when ``state`` was reached; deadlines count from here.
         recoverable: an error after which a start may be tried again.
-        node: where its disk is; empty before the first start.
+        node: where its disk is; empty before the first start, and while it is archived.
+        archive: where its files are instead, or will be when the disk is removed.
         stopped_by: who ended its newest run or asked for that; None while it is to run.
         stopped_at: when that run was over.
         destroy_at: when ``intervals.ttl`` is over.
@@ -214,6 +233,12 @@ class Sandbox:
     changed_at: datetime
     last_activity_at: datetime
     secrets: Secrets = field(default_factory=Secrets, repr=False)
+    archive: Archive | None = None
+
+    @property
+    def is_in_archive(self) -> bool:
+        """Tell whether a start needs the archive, unless the disk is still there."""
+        return self.archive is not None and not self.archive.is_stale
 
     @property
     def is_settled(self) -> bool:

@@ -159,4 +159,4 @@ def _mark(sandbox: Sandbox) -> int:
     """Return a number that differs when anything that matters to others does."""
     times = sandbox.updated_at, sandbox.changed_at, sandbox.last_activity_at
     where = sandbox.state, sandbox.desired_state, sandbox.node, sandbox.error_reason
-    return hash((sandbox.run, sandbox.assignment_version, *where, *times))
+    return hash((sandbox.run, sandbox.archive, sandbox.assignment_version, *where, *times))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
+    from control.archives import Archives
     from control.model import Sandbox
     from control.records import Records
     from jobs.runner.message import Head
@@ -28,6 +29,7 @@ class Reports:
     def __init__(
         self,
         records: Records,
+        archives: Archives,
         placed: Callable[[SandboxId], Awaitable[Allocation | None]],
         assignment: Callable[[Sandbox], Awaitable[Mapping[str, Any]]],
         wake: Callable[[SandboxId], None],
@@ -37,11 +39,13 @@ class Reports:
 
         Args:
             records: what is changed.
+            archives: tells where an archive goes.
             placed: asks the scheduler where a sandbox is.
             assignment: builds a sandbox's assignment with the keys of now.
             wake: has a sandbox looked at.
             now: tells the time.
         """
+        self._archives = archives
         self._records, self._placed, self._assignment = records, placed, assignment
         self._wake, self._now = wake, now
 
@@ -63,6 +67,8 @@ class Reports:
                     sandbox_id, lambda s: lifecycle.claim(s, head, where, now)
                 )
                 return await self._assignment(changed)
+            case {"phase": "archive"}:
+                return await self._to_pack(sandbox_id, head)
             case {"phase": "waiting", "message": str(text)}:
                 where = await self._placed(sandbox_id)
                 await self._change(
@@ -103,6 +109,13 @@ class Reports:
             return {}
         whole = await self._assignment(sandbox)
         return {name: whole[name] for name in whole.keys() - FOR_THE_START}
+
+    async def _to_pack(self, sandbox_id: SandboxId, head: Head) -> Mapping[str, Any]:
+        sandbox = await self._records.get(sandbox_id)
+        if sandbox is None:
+            raise lifecycle.not_found(sandbox_id)
+        lifecycle.require_packing(sandbox, head)
+        return self._archives.access(sandbox)
 
     async def _change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
         return await self._records.change(sandbox_id, mutate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from control import lifecycle, previews
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from control.settings import Settings
     from control.store import Store
     from control.wishes import Wish
+
+
+ARCHIVE_KEY_BYTES = 32
 
 
 class Sandboxes:
@@ -107,7 +111,8 @@ class Sandboxes:
     async def start(self, id_or_name: str) -> Sandbox:
         """Start a sandbox and wait until it is, has failed, or takes too long."""
         started = await self._move(id_or_name, lifecycle.start)
-        return await self._until(started, lambda s: s.state not in STARTING_STATES)
+        coming = STARTING_STATES | {State.STOPPING}  # the latter starts when it has stopped
+        return await self._until(started, lambda s: s.state not in coming)
 
     async def recover(self, id_or_name: str) -> Sandbox:
         """Start a sandbox anew whose start failed; wait as ``start`` does."""
@@ -120,6 +125,11 @@ class Sandboxes:
         return await self._until(
             stopped, lambda s: s.state not in {State.STOPPING, State.DESTROYING}
         )
+
+    async def archive(self, id_or_name: str) -> Sandbox:
+        """Have the files of a stopped sandbox moved to the object store; does not wait for it."""
+        key = token_hex(ARCHIVE_KEY_BYTES)
+        return await self._move(id_or_name, lambda s, now: lifecycle.archive(s, now, key))
 
     async def delete(self, id_or_name: str) -> Sandbox:
         """Have a sandbox removed, whatever state it is in; does not wait for it."""

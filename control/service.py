@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
 
+    from control.archives import Archives
     from control.keys import KeyRing
     from control.model import Sandbox
     from control.organizations import Organizations
@@ -30,6 +31,7 @@ class Service:
 
     settings: Settings
     store: Store
+    archives: Archives
     sandboxes: Callable[[str], Sandboxes]
     volumes: Callable[[str], Volumes]
     organizations: Organizations

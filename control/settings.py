@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -165,6 +165,18 @@ class Settings(BaseSettings):
         "http://10.9.0.1:5000/yurt.",
     )
 
+    archive_url: str = Field(
+        default="",
+        description="Object store for archives: file:///directory, or s3://bucket/prefix; default: "
+        "in the data directory, on one machine.",
+    )
+    archive_endpoint: str = Field(
+        default="", description="URL of an S3-compatible store; default: that of AWS."
+    )
+    archive_region: str = Field(default="us-east-1", description="Region of the bucket.")
+    archive_access_key: str = Field(default="", description="Access key id of the store.")
+    archive_secret_key: str = Field(default="", repr=False, description="Its secret access key.")
+
     memory_reserve: float = Field(
         default=0.25,
         gt=0,
@@ -275,6 +287,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{url!r} is not like http://10.9.0.1:5000/yurt")
         return url.rstrip("/")
 
+    @field_validator("archive_url")
+    @classmethod
+    def _is_object_store(cls, url: str) -> str:
+        parts = urlsplit(url)
+        is_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+        if url and not is_directory and not (parts.scheme == "s3" and parts.netloc):
+            raise ValueError(f"{url!r} is not like file:///directory or s3://bucket/prefix")
+        return url.rstrip("/")
+
     @field_validator("database_url")
     @classmethod
     def _is_database(cls, url: str) -> str:
@@ -341,6 +362,11 @@ class Settings(BaseSettings):
     def _reach_the_cluster(self) -> Self:
         for name in ("NOMAD", "CONSUL"):
             self._check_server(name)
+        if self.nomad_url and self.archive_url.startswith("file:"):
+            raise ValueError(
+                "YURT_ARCHIVE_URL is a directory: nodes of a cluster need a store that all of them "
+                "reach, like s3://bucket/prefix"
+            )
         if self.nomad_url and not self.control_listen:
             raise ValueError(
                 "YURT_NOMAD_URL needs YURT_CONTROL_LISTEN: sandboxes on other machines report "
@@ -385,6 +411,20 @@ class Settings(BaseSettings):
         if not token:
             raise ValueError(f"YURT_{name}_TOKEN_FILE: {file} is empty")
         return token
+
+    @property
+    def archives(self) -> dict[str, Any] | None:
+        """Where archives are, as ``jobs.runner.objects`` takes it; None if nowhere."""
+        url = self.archive_url or ("" if self.nomad_url else f"file://{self.data}/archive")
+        if not url:
+            return None
+        options = {
+            "region": self.archive_region,
+            "endpoint": self.archive_endpoint,
+            "access_key_id": self.archive_access_key,
+            "secret_access_key": self.archive_secret_key,
+        }
+        return {"url": url, "options": {name: text for name, text in options.items() if text}}
 
     @property
     def has_tls(self) -> bool:

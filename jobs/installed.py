@@ -12,12 +12,15 @@ import os
 import py_compile
 import shutil
 import sys
+from importlib.metadata import files, version
 from pathlib import Path
 
 import httptools
 
 _SOURCE = Path(__file__).parent
 _DIGEST_CHARACTERS = 16
+# The object store's client and the ciphers, with what they import.
+_TOOLS = ("obstore", "cryptography", "cffi", "typing-extensions")
 
 
 def interpreter() -> list[str]:
@@ -50,6 +53,29 @@ def install_runner(data: Path) -> Path:
         except OSError:
             shutil.rmtree(temporary)  # another process was faster
     return directory / "jobs" / "runner" / "main.py"
+
+
+def install_tools(data: Path) -> Path:
+    """Put the packages that only one-shot work uses below ``<data>/lib``, and return where.
+
+    Named by their versions, which the lock pins.
+    """
+    versions = [sys.version, *(f"{name} {version(name)}" for name in _TOOLS)]
+    digest = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    directory = data / "lib" / f"tools-{digest}"
+    if not directory.exists():
+        temporary = directory.with_name(f"{directory.name}.{os.getpid()}.new")
+        for name in _TOOLS:
+            for path in files(name) or []:
+                if path.suffix in {".py", ".so"} and ".." not in path.parts:
+                    target = temporary / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path.locate(), target)
+        try:
+            temporary.rename(directory)
+        except OSError:
+            shutil.rmtree(temporary)  # another process was faster
+    return directory
 
 
 def link_runner(main: Path) -> Path:

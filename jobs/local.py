@@ -28,6 +28,7 @@ from jobs.installed import install_runner, interpreter
 from jobs.node import NodeConfig, prepare, verb_result
 from jobs.runner import locks
 from jobs.runner.channel import connect_unix
+from jobs.runner.layers import WITH_PARENT
 from jobs.scheduler import Allocation, Exit, Job, NodeStatus
 
 if TYPE_CHECKING:
@@ -343,20 +344,25 @@ class LocalScheduler:
 
 
 async def run_verb(runner: Path, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one of the runner's one-shot verbs.
+    """Run one of the runner's one-shot verbs; it ends when this process does, or is cancelled.
 
     Raises:
         UnavailableError: it failed; the text is the verb's own.
     """
     process = await asyncio.create_subprocess_exec(
-        *interpreter(),
+        *(*WITH_PARENT, *interpreter()),
         str(runner),
         verb,
         json.dumps(arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
+    try:
+        output, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()  # whoever asked does not want it any more
+        await process.wait()
+        raise
     return verb_result(verb, process.returncode or 0, output.decode(), errors.decode())
 
 

@@ -123,7 +123,7 @@ class MemoryScheduler:
     async def work(
         self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
     ) -> dict[str, Any]:
-        """See ``Scheduler.work``; it knows disks, volumes and ``inventory``."""
+        """See ``Scheduler.work``; it knows disks, archives, volumes and ``inventory``."""
         await self._reach()
         if node in self.lost:
             raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
@@ -137,12 +137,20 @@ class MemoryScheduler:
             self.volumes[str(arguments["volume_id"])] = int(arguments["size"])
         if verb == "remove-volume":
             self.volumes.pop(str(arguments["volume_id"]), None)
+        if verb == "archive-disk":
+            return self._archived(arguments)
         if verb == "inventory":
             running = [name for name, there in self._allocations.items() if there.running]
             volumes: dict[str, object] = {name: {} for name in self.volumes}
             disks: dict[str, object] = {name: {} for name in self.disks}
             return {"disks": disks, "volumes": volumes, "running": running, "free": 0}
         return {}
+
+    def _archived(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        sandbox_id = str(arguments["sandbox_id"])
+        if sandbox_id not in self.disks:
+            raise UnavailableError(f"archive-disk failed: there is no disk of {sandbox_id}")
+        return {"name": f"{sandbox_id}/{arguments['generation']}", "digest": "0" * 64, "size": 1}
 
     async def nodes(self) -> list[NodeStatus]:
         """See ``Scheduler.nodes``: there is one."""

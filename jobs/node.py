@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from control.errors import InvalidError, UnavailableError, YurtError
 from jobs.images import ensure_bundle
-from jobs.installed import install_runner, interpreter, link_runner
+from jobs.installed import install_runner, install_tools, interpreter, link_runner
 from jobs.runner import record
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class NodeConfig:
         resolvers: IPv4 addresses of name servers.
         never: networks that no sandbox reaches, besides the private ones (a cluster's own).
         registry: where images are fetched from, e.g. ``https://registry.example.com/yurt``.
+        tools: directory of the packages that one-shot work uses; always made anew.
     """
 
     name: str
@@ -49,6 +50,7 @@ class NodeConfig:
     resolvers: list[str] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     registry: str = ""
+    tools: str = ""
 
 
 def prepare(data: Path, node: NodeConfig, progress: Callable[[str], None]) -> Path:
@@ -66,7 +68,8 @@ def prepare(data: Path, node: NodeConfig, progress: Callable[[str], None]) -> Pa
     # One of ours may be of an older version: ``node.json`` is read again at the next time.
     is_ours = Path(node.bundle).match(f"{data}/lib/agent-*")
     bundle = node.bundle if node.bundle and not is_ours else str(ensure_bundle(data, progress))
-    record.write_whole(str(data / "node.json"), json.dumps(asdict(node) | {"bundle": bundle}))
+    made = {"bundle": bundle, "tools": str(install_tools(data))}
+    record.write_whole(str(data / "node.json"), json.dumps(asdict(node) | made))
     run_verb(runner, "prepare-node", {})
     run_verb(runner, "sweep", {"data": str(data)})
     link_runner(runner)

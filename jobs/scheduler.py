@@ -18,7 +18,7 @@ class Job:
     """What a runner is told before its assignment: no secret, and nothing that may change later.
 
     ``node`` is where the sandbox's disk is, and the only place where it may start; empty before
-    the first start.
+    the first start. With ``restore`` a disk that is not there is made from the sandbox's archive.
     """
 
     sandbox_id: str
@@ -31,6 +31,7 @@ class Job:
     domain: str
     control_url: str
     node: str = ""
+    restore: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,10 @@ class Scheduler(Protocol):
     ) -> dict[str, Any]:
         """Run one of the runner's other verbs on a node, by default on any, and return its result.
 
-        Verbs: ``remove-disk`` (``sandbox_id``), ``make-volume`` (``volume_id``, ``size`` in bytes),
-        ``remove-volume`` (``volume_id``), ``fetch-image`` (``image_id``), ``sweep``, ``inventory``.
+        Verbs: ``remove-disk`` (``sandbox_id``), ``archive-disk`` (``sandbox_id``, ``generation``,
+        ``control_url``), ``make-volume`` (``volume_id``, ``size`` in bytes), ``remove-volume``
+        (``volume_id``), ``fetch-image`` (``image_id``), ``sweep``, ``inventory``. Whoever is
+        cancelled while waiting has the work ended.
 
         Raises:
             UnavailableError: it failed, or the node cannot run it now; the text says which.

@@ -99,6 +99,13 @@ async def stop(name: str, caller: Writer) -> Response:
     return _one(caller, await caller.sandboxes.stop(name))
 
 
+@router.post("/{name}/archive")
+async def archive(name: str, caller: Writer) -> Response:
+    """Have the files of a stopped sandbox moved off its node."""
+    caller.service.archives.require()
+    return _one(caller, await caller.sandboxes.archive(name))
+
+
 @router.post("/{name}/recover")
 async def recover(name: str, caller: Writer) -> Response:
     """Start a sandbox anew whose start failed."""

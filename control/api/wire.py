@@ -49,6 +49,13 @@ _OLD_DESIRED = {
 }
 
 
+_BACKUP_STATES = {
+    State.ARCHIVING: "InProgress",
+    State.ARCHIVED: "Completed",
+    State.RESTORING: "Completed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Sdk:
     """Which SDK is asking, by its own word; ``version`` is None for anything else."""
@@ -124,7 +131,7 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         # While it starts, that is how far it has come, and no error.
         "errorReason": None if sandbox.state in STARTING_STATES else sandbox.error_reason,
         "recoverable": sandbox.recoverable,
-        "backupState": "None",
+        "backupState": _BACKUP_STATES.get(sandbox.state, "None"),
         "autoStopInterval": intervals.stop,
         "autoArchiveInterval": intervals.archive,
         "autoDeleteInterval": intervals.delete,

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from control import lifecycle
 from control.errors import InvalidError, NoCapacityError, UnavailableError
-from control.model import BYTES_PER_GIB, MIB_PER_GIB
+from control.model import BYTES_PER_GIB, MIB_PER_GIB, Archive
 from control.mounts import has_room
 from control.reconcile import plan
 from jobs.runner.message import FOR_THE_START
 from jobs.scheduler import Job
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
     from datetime import datetime
 
+    from control.archives import Archives
     from control.gates import Gates
     from control.model import Sandbox
     from control.naming import SandboxId
@@ -34,6 +35,7 @@ SCHEDULER_SECONDS = 20.0
 _STOP_GRACE_SECONDS = 10.0
 _STOP_SECONDS = 120.0
 _WORK_SECONDS = 120.0
+_PACK_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class World:
     """Everything that reconciling reads and changes.
 
     Attributes:
+        archives: where files are that are on no node.
         assignment: builds a sandbox's assignment with the keys of now.
         now: tells the time.
         control_url: where runners report.
@@ -49,6 +52,7 @@ class World:
     """
 
     records: Records
+    archives: Archives
     scheduler: Scheduler
     routes: Routes
     gates: Gates
@@ -75,6 +79,7 @@ def job_of(sandbox: Sandbox, world: World, node: str) -> Job:
         domain=world.limits.domain,
         control_url=world.control_url,
         node=node,
+        restore=sandbox.is_in_archive,
     )
 
 
@@ -240,20 +245,90 @@ async def _push(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) ->
 
 async def _destroy(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
     if sandbox.node:
-        await _remove_disk(world, sandbox)
+        await _remove_disk(world, sandbox, {})
+    if sandbox.secrets.archive_key:
+        try:
+            await world.archives.remove_all(sandbox.id)
+        except UnavailableError as error:
+            await _delay(world, sandbox, f"the archive cannot be removed yet: {error}")
+            raise
     now = world.now()
     await world.records.change(sandbox.id, lambda record: lifecycle.destroyed(record, now))
 
 
-async def _remove_disk(world: World, sandbox: Sandbox) -> None:
+async def _remove_disk(world: World, sandbox: Sandbox, fence: Mapping[str, int]) -> None:
     try:
         async with bounded("remove-disk", _WORK_SECONDS):
-            await world.scheduler.work("remove-disk", {"sandbox_id": sandbox.id}, node=sandbox.node)
+            what = {"sandbox_id": sandbox.id, **fence}
+            await world.scheduler.work("remove-disk", what, node=sandbox.node)
     except UnavailableError as error:
         reason = f"the disk on node {sandbox.node} cannot be removed yet: {error}"
-        if sandbox.error_reason != reason:
-            await _note(world, sandbox, lifecycle.delayed, reason)
+        await _delay(world, sandbox, reason)
         raise
+
+
+async def _delay(world: World, sandbox: Sandbox, reason: str) -> None:
+    if sandbox.error_reason != reason:
+        await _note(world, sandbox, lifecycle.delayed, reason)
+
+
+async def _pack(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    generation, now = sandbox.run.generation, world.now()
+    try:
+        packed = await _unless_moved(world, sandbox, _packing(world, sandbox))
+    except UnavailableError as error:
+        await _delay(world, sandbox, f"it is not archived yet, and loses nothing: {error}")
+        raise
+    if packed is not None:
+        archive = Archive(packed["name"], packed["digest"], packed["size"])
+        await world.records.change(
+            sandbox.id, lambda record: lifecycle.packed(record, generation, archive, now)
+        )
+
+
+async def _packing(world: World, sandbox: Sandbox) -> dict[str, Any]:
+    what = {
+        "sandbox_id": sandbox.id,
+        "generation": sandbox.run.generation,
+        "control_url": world.control_url,
+    }
+    async with bounded("archive-disk", _PACK_SECONDS):
+        return await world.scheduler.work("archive-disk", what, node=sandbox.node)
+
+
+async def _unless_moved(
+    world: World, sandbox: Sandbox, doing: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Do something long, or give it up when the sandbox is wanted otherwise meanwhile."""
+
+    def is_moved(record: Sandbox) -> bool:
+        return (record.state, record.run.generation) != (sandbox.state, sandbox.run.generation)
+
+    work = asyncio.create_task(doing)
+    moved = asyncio.create_task(world.records.wait(sandbox, is_moved, _PACK_SECONDS))
+    try:
+        await asyncio.wait({work, moved}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, moved):
+            task.cancel()
+        await asyncio.gather(work, moved, return_exceptions=True)
+
+
+async def _archived(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    generation, now = sandbox.run.generation, world.now()
+    # A start may come meanwhile: its disk must not go.
+    await _remove_disk(world, sandbox, {"generation": generation})
+    await world.records.change(
+        sandbox.id, lambda record: lifecycle.archived(record, generation, now)
+    )
+
+
+async def _drop_archive(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
+    archive = sandbox.archive
+    if archive is not None:
+        await world.archives.remove(archive.name)
+        await world.records.change(sandbox.id, lambda record: lifecycle.unarchived(record, archive))
 
 
 _ON_RECORD: dict[type, Callable[[World, Sandbox, plan.Seen, Any], Awaitable[None]]] = {
@@ -268,6 +343,9 @@ _ON_RECORD: dict[type, Callable[[World, Sandbox, plan.Seen, Any], Awaitable[None
     plan.AskToStop: _ask_to_stop,
     plan.Push: _push,
     plan.Destroy: _destroy,
+    plan.Pack: _pack,
+    plan.Archived: _archived,
+    plan.DropArchive: _drop_archive,
 }
 
 

@@ -112,6 +112,21 @@ class Destroy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pack:
+    """Have the node store the files as an archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """Remove the disk, whose files are archived, and note that."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropArchive:
+    """Remove an archive that the disk has outlived."""
+
+
+@dataclass(frozen=True, slots=True)
 class Purge:
     """Remove the record."""
 
@@ -137,6 +152,9 @@ Action = (
     | StopJob
     | Forget
     | Destroy
+    | Pack
+    | Archived
+    | DropArchive
     | Purge
 )
 
@@ -189,7 +207,7 @@ def plan(sandbox: Sandbox | None, seen: Seen, now: datetime, limits: Limits) -> 
     if sandbox is None:
         return (_clearing(None, seen, limits) if seen.is_orphan else None) or Step()
     match sandbox.state:
-        case State.CREATING | State.STARTING:
+        case State.CREATING | State.STARTING | State.RESTORING:
             return _starting(sandbox, seen, now, limits)
         case State.STARTED | State.UNKNOWN:
             return _started(sandbox, seen, limits)
@@ -197,6 +215,8 @@ def plan(sandbox: Sandbox | None, seen: Seen, now: datetime, limits: Limits) -> 
             return _stopping(sandbox, seen, now, limits)
         case State.DESTROYING:
             return _ending(sandbox, seen, now, limits) or _do(Destroy())
+        case State.ARCHIVING:
+            return _clearing(sandbox, seen, limits) or _archiving(sandbox)
         case State.DESTROYED:
             return _clearing(sandbox, seen, limits) or _destroyed(sandbox, now, limits)
         case _:
@@ -307,6 +327,8 @@ def _started(sandbox: Sandbox, seen: Seen, limits: Limits) -> Step:
         return _do(Register(route))
     if sandbox.run.pushed_version < sandbox.assignment_version:
         return _do(Push())
+    if sandbox.archive is not None:
+        return _do(DropArchive())
     return Step(wait=wait)
 
 
@@ -342,6 +364,10 @@ def _ending(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> Step
     if ours and left > timedelta(0):
         return Step(AskToStop(), wait=left)
     return _do(StopJob())
+
+
+def _archiving(sandbox: Sandbox) -> Step:
+    return _do(Archived() if sandbox.is_in_archive else Pack())
 
 
 def _clearing(sandbox: Sandbox | None, seen: Seen, limits: Limits) -> Step | None:

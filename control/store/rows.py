@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from control.model import (
     ApiKey,
+    Archive,
     DesiredState,
     Intervals,
     Mount,
@@ -106,6 +107,7 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "changed_at": to_ms(sandbox.changed_at),
         "last_activity_at": to_ms(sandbox.last_activity_at),
         "sealed": vault.seal(json.dumps(asdict(sandbox.secrets)).encode(), _place(sandbox.id)),
+        "archive": json.dumps(asdict(sandbox.archive)) if sandbox.archive else None,
     }
 
 
@@ -159,6 +161,7 @@ def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
         changed_at=from_ms(of["changed_at"]),
         last_activity_at=from_ms(of["last_activity_at"]),
         secrets=Secrets(**from_json(vault.open(of["sealed"], _place(of["id"])))),
+        archive=Archive(**from_json(of["archive"])) if of["archive"] else None,
     )
 
 

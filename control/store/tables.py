@@ -83,6 +83,7 @@ sandboxes = Table(
     Column("changed_at", BigInteger, nullable=False),
     Column("last_activity_at", BigInteger, nullable=False, index=True),
     Column("sealed", LargeBinary, nullable=False),
+    Column("archive", Text),
     UniqueConstraint("organization_id", "name"),
 )
 

@@ -90,6 +90,7 @@ class Sandbox:
         """
         job, scratch = self.job, self.scratch
         self._disk_lock = disk.claim(job.data, job.sandbox_id, pause=pause)
+        disk.note_generation(job.data, job.sandbox_id, job.generation)
         self.disk_is_new = not os.path.exists(disk.paths(job.data, job.sandbox_id)[0])
         path = disk.ensure(job.data, job.sandbox_id, job.disk_bytes)
         self.disk_directory = f"{scratch}/volume"

@@ -77,18 +77,64 @@ def ensure(data: str, sandbox_id: str, size: int) -> str:
     """
     image, _ = paths(data, sandbox_id)
     if not os.path.exists(image):
-        template = f"{data}/disks/template-{size}.img"
-        try:
-            if not os.path.exists(template):
-                _make_template(template, size)
-            temporary = f"{image}.new"
-            _copy_sparse(template, temporary)
-            os.rename(temporary, image)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskError("no space is left on the host volume for a new disk") from error
-            raise
+        os.rename(prepare(data, sandbox_id, size), image)
     return image
+
+
+def prepare(data: str, sandbox_id: str, size: int) -> str:
+    """Make an empty disk of ``size`` bytes that is nobody's yet, and return its path.
+
+    It becomes the sandbox's when it is renamed to the image file.
+
+    Raises:
+        DiskError: there is no room for it.
+    """
+    template = f"{data}/disks/template-{size}.img"
+    temporary = f"{paths(data, sandbox_id)[0]}.new"
+    try:
+        if not os.path.exists(template):
+            _make_template(template, size)
+        _copy_sparse(template, temporary)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskError("no space is left on the host volume for a new disk") from error
+        raise
+    return temporary
+
+
+def note_generation(data: str, sandbox_id: str, generation: int) -> None:
+    """Note which start uses the disk; what is meant for an earlier one comes too late from now on.
+
+    Raises:
+        DiskError: a later one has used it.
+    """
+    require_generation(data, sandbox_id, generation)
+    path = _generation_path(data, sandbox_id)
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, str(generation).encode())
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def require_generation(data: str, sandbox_id: str, generation: int) -> None:
+    """Require that no later start has used the disk; its lock must be held.
+
+    Raises:
+        DiskError: one has.
+    """
+    try:
+        with open(_generation_path(data, sandbox_id)) as file:
+            last = int(file.read())
+    except FileNotFoundError:
+        return
+    if last > generation:
+        raise DiskError(f"start {last} of the sandbox has the disk, not {generation}")
+
+
+def _generation_path(data: str, sandbox_id: str) -> str:
+    return f"{data}/disks/{sandbox_id}/generation"
 
 
 def _make_template(template: str, size: int) -> None:
@@ -162,18 +208,23 @@ def mount_device(device: str, target: str, flags: int) -> None:
         linux.mount(device, target, "ext4", flags, MOUNT_OPTIONS)
 
 
-def remove(data: str, sandbox_id: str) -> None:
+def remove(data: str, sandbox_id: str, generation: int | None = None) -> None:
     """Delete the disk for good; deleting what is not there succeeds.
 
+    With a ``generation``, only if no later start has used it.
+
     Raises:
-        DiskError: something still uses it.
+        DiskError: something still uses it, or a later start has.
     """
     image, lock = paths(data, sandbox_id)
     if not os.path.isdir(os.path.dirname(image)):
         return
     fd = claim(data, sandbox_id)
     try:
-        for path in (image, f"{image}.new", lock):
+        if generation is not None:
+            require_generation(data, sandbox_id, generation)
+        noted = _generation_path(data, sandbox_id)
+        for path in (image, f"{image}.new", noted, f"{noted}.new", lock):
             if os.path.exists(path):
                 os.unlink(path)
         os.rmdir(os.path.dirname(image))

@@ -1,6 +1,6 @@
-"""Fetch an image in a process of its own, while the holder goes on listening.
+"""Fetch an image or an archive in a process of its own, while the holder goes on listening.
 
-What talks to the registry and unpacks archives is never loaded into the holder.
+What talks to registries and stores and unpacks archives is never loaded into the holder.
 """
 
 from __future__ import annotations
@@ -14,25 +14,35 @@ _PROGRESS_BYTES = 65536
 
 
 class FetchError(Exception):
-    """The image cannot be had; the text says why and what to do."""
+    """It cannot be had; the text says why and what to do."""
 
 
 class Fetch:
     """One fetch; ``ended_fd`` becomes readable when it is over."""
 
-    def __init__(self, data: str, image_id: str, registry: str) -> None:
-        """Start it."""
-        arguments = {"data": data, "image_id": image_id, "registry": registry}
-        self._image_id = image_id
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(
+        self, verb: str, arguments: dict[str, Any], what: str, secret: dict[str, Any] | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            verb: of the runner's, that does it.
+            arguments: which everybody may read.
+            what: is fetched, in words.
+            secret: what only it may know; it comes by its standard input.
+        """
+        self._what = what
+        given, give = os.pipe()
+        os.write(give, json.dumps(secret or {}).encode())  # below a pipe's 64 KiB: does not block
+        os.close(give)
         self._result, result_end = os.pipe()
         self._log, log_end = os.pipe()
         os.set_blocking(self._log, False)
         self._said = ""
         self.pid = spawn.start_interpreter(
-            ["fetch-image", json.dumps(arguments)], [null, result_end, log_end]
+            [verb, json.dumps(arguments)], [given, result_end, log_end]
         )
-        for fd in (null, result_end, log_end):
+        for fd in (given, result_end, log_end):
             os.close(fd)
         self.ended_fd = os.pidfd_open(self.pid)
 
@@ -43,7 +53,7 @@ class Fetch:
         except BlockingIOError:
             said = ""
         self._said = said.rpartition("\n")[2] or self._said
-        return self._said or f"fetching image {self._image_id}"
+        return self._said or f"fetching {self._what}"
 
     def finish(self) -> None:
         """Collect what ended.
@@ -57,6 +67,11 @@ class Fetch:
         os.waitpid(self.pid, 0)
         os.close(self.ended_fd)
         os.close(self._log)
-        answer = json.loads(text) if text else {"error": f"fetching the image failed: {said}"}
+        answer = json.loads(text) if text else {"error": f"fetching {self._what} failed: {said}"}
         if "error" in answer:
             raise FetchError(answer["error"])
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any

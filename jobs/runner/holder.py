@@ -100,6 +100,7 @@ class Holder:
         self._watch(self.reporter.ready_fd, self._on_answer)
         self._watch(self._runner.doorbell.fileno(), self._on_scheduler)
         self.image = self._image()
+        self._restore()
         self._wait_until(self._is_admitted, lambda: _OTHERS_FIRST, _ADMISSION_SECONDS)
         self._marks.add("admitted")
         self.sandbox.mount(self.node, self.image, self._turn)
@@ -116,13 +117,32 @@ class Holder:
         """Read the image, and fetch it first if this node lacks it; control hears of that."""
         data, image_id = self.job.data, self.job.image_id
         if not record.has_image(data, image_id):
-            fetch = Fetch(data, image_id, self.node.registry)
-            self._watch(fetch.ended_fd, lambda: self._unwatch(fetch.ended_fd))
-            self._wait_until(
-                lambda: fetch.ended_fd not in self._handlers, fetch.progress, _TICK_SECONDS
-            )
-            fetch.finish()
+            wanted = {"data": data, "image_id": image_id, "registry": self.node.registry}
+            self._until_fetched(Fetch("fetch-image", wanted, f"image {image_id}"))
         return record.read_image(data, image_id)
+
+    def _restore(self) -> None:
+        """Make the disk from the sandbox's archive if control says that it is in one."""
+        job = self.job
+        if not job.restore or os.path.exists(disk.paths(job.data, job.sandbox_id)[0]):
+            return
+        self._wait_until(
+            lambda: bool(self._assignment), lambda: "asking for the archive's key", _TICK_SECONDS
+        )
+        wanted = {
+            "data": job.data, "sandbox_id": job.sandbox_id, "disk_bytes": job.disk_bytes
+        }  # fmt: skip
+        secret = self._assignment.pop("archive", None)
+        if secret is None:
+            raise Ending("control does not say where the sandbox's archive is")
+        self._until_fetched(Fetch("restore-disk", wanted, "the archive", secret))
+
+    def _until_fetched(self, fetch: Fetch) -> None:
+        self._watch(fetch.ended_fd, lambda: self._unwatch(fetch.ended_fd))
+        self._wait_until(
+            lambda: fetch.ended_fd not in self._handlers, fetch.progress, _TICK_SECONDS
+        )
+        fetch.finish()
 
     def _is_admitted(self) -> bool:
         self._place = admission.admit()

@@ -39,6 +39,7 @@ _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _CLOEXEC = 0o2000000
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+_AT_RECURSIVE = 0x8000
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -130,6 +131,17 @@ def clone_mount(place: str | int, *, attributes: int = 0, userns_fd: int = -1) -
         os.close(fd)
         raise
     return fd
+
+
+def set_mounts(
+    path: str, *, set_attributes: int = 0, clear_attributes: int = 0, recursive: bool = False
+) -> None:
+    """Change ``MOUNT_ATTR_*`` of the mount at ``path``, with all below it if ``recursive``."""
+    attr = _MountAttr(set_attributes, clear_attributes, 0, 0)
+    size = ctypes.sizeof(attr)
+    flags = _AT_RECURSIVE if recursive else 0
+    reference = ctypes.byref(attr)
+    _syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, reference, size)
 
 
 def attach_mount(fd: int, target: str | int) -> None:

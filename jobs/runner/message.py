@@ -17,7 +17,7 @@ except ImportError:
 same = _compare_digest
 UP, UP_ANSWER, DOWN, DOWN_ANSWER = "up", "up-answer", "down", "down-answer"
 # Of an assignment: what only a start needs, and nobody is told who only decides who may enter.
-FOR_THE_START = frozenset(("volumes", "env", "user", "workdir", "entrypoint"))
+FOR_THE_START = frozenset(("volumes", "env", "user", "workdir", "entrypoint", "archive"))
 _VERSION = "yurt1"
 _BLOCK = 64
 _INNER = bytes(x ^ 0x36 for x in range(256))

@@ -32,6 +32,8 @@ class Job:
         self.control_url: str = fields["control_url"]
         self.address: str = fields["address"]
         self.port = int(fields["port"])
+        # A runner may be newer than who started it.
+        self.restore: bool = fields.get("restore", False)
         self.data: str = fields["data"]
 
 
@@ -46,6 +48,7 @@ class Node:
         self.bundle: str = fields["bundle"]
         self.subnet: str = fields["subnet"]
         self.registry: str = fields["registry"]
+        self.tools: str = fields.get("tools", "")
 
 
 class Image:

@@ -108,6 +108,26 @@ class Reporter:
             raise message.BadMessage("the answer is to another report")
 
 
+def ask(url: str, key: bytes, head: message.Head, report: dict[str, Any]) -> dict[str, Any]:
+    """Send one report, once, and return the answer.
+
+    Raises:
+        OSError: control cannot be reached, or has no use for it.
+    """
+    body = json.dumps(report).encode()
+    try:
+        status, fields, answer = _post(url, message.seal(key, message.UP, head, body), body)
+        if status != _OK:
+            raise OSError(f"control has no use for it any more (status {status})")
+        answered = message.unseal(key, message.UP_ANSWER, fields, answer)
+    except (ValueError, message.BadMessage) as error:
+        raise OSError(f"control does not answer as it should: {error}") from error
+    if answered.fields() != head.fields():
+        raise OSError("control answered another report")
+    said: dict[str, Any] = json.loads(answer)
+    return said
+
+
 def _post(url: str, fields: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
     """POST ``body`` to ``/internal/report`` at a ``unix:`` or ``http:`` URL."""
     link, host = _connect(url)
@@ -161,3 +181,8 @@ def _parse(received: bytes) -> tuple[int, dict[str, str], bytes]:
     if int(fields.get("content-length", "-1")) != len(body):
         raise ValueError("control closed the connection in the middle of its answer")
     return int(parts[1]), fields, body
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any

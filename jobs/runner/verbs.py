@@ -12,9 +12,26 @@ import os
 import shutil
 import sys
 
-from jobs.runner import cgroup, disk, images, layers, locks, network, record, skopeo, spawn, volumes
+from jobs.runner import (
+    archive,
+    boot,
+    cgroup,
+    disk,
+    images,
+    layers,
+    locks,
+    network,
+    record,
+    skopeo,
+    spawn,
+    volumes,
+)
 
 _UNFINISHED = (".new", ".tmp")
+_TOLD = (
+    *(archive.ArchiveError, boot.BootError, disk.DiskError),
+    *(layers.LayerError, skopeo.RegistryError),
+)
 
 
 def prepare_node() -> dict[str, Any]:
@@ -27,9 +44,12 @@ def prepare_node() -> dict[str, Any]:
     return {}
 
 
-def remove_disk(*, data: str, sandbox_id: str) -> dict[str, Any]:
-    """Delete a sandbox's disk, and its run directory unless a runner has it."""
-    disk.remove(data, sandbox_id)
+def remove_disk(*, data: str, sandbox_id: str, generation: int | None = None) -> dict[str, Any]:
+    """Delete a sandbox's disk, and its run directory unless a runner has it.
+
+    With a ``generation``, only if no later start has used the disk.
+    """
+    disk.remove(data, sandbox_id, generation)
     directory = f"{data}/run/sandboxes/{sandbox_id}"
     if os.path.isdir(directory):
         lock = locks.take(f"{directory}/lock")
@@ -155,6 +175,8 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "remove-disk": remove_disk,
     "make-volume": make_volume,
     "remove-volume": remove_volume,
+    "archive-disk": archive.pack,
+    "restore-disk": archive.restore,
     "fetch-image": fetch_image,
     "collect-images": collect_images,
     "inventory": inventory,
@@ -170,7 +192,7 @@ def run(verb: str, arguments: list[str]) -> int:
         return 2
     try:
         result = VERBS[verb](**json.loads(text))
-    except (OSError, disk.DiskError, layers.LayerError, skopeo.RegistryError) as error:
+    except (OSError, *_TOLD) as error:
         result = {"error": str(error)}
     line = json.dumps(result) + "\n"
     if option:

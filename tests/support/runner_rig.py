@@ -86,6 +86,7 @@ class FakeControl:
     def __init__(self, data: Path) -> None:
         self.reports: list[dict[str, Any]] = []
         self.assignment = ASSIGNMENT
+        self.archive: dict[str, Any] = {}
         self.refusal = ""
         self.release = threading.Event()
         self.release.set()
@@ -132,6 +133,8 @@ class FakeControl:
                 answer, status = self.assignment, self.refusal or status
             elif report["phase"] == "renew" and report["version"] < self.assignment["version"]:
                 answer = self.assignment
+            elif report["phase"] == "archive":
+                answer = self.archive
             text = json.dumps(answer).encode()
             sealed = message.seal(KEY, message.UP_ANSWER, head, text)
             lines = [f"{name}: {value}" for name, value in sealed.items()]

@@ -98,6 +98,7 @@ class Simulation:
         self.wrong: list[str] = []
         world = World(
             records=Records(self.kept),  # type: ignore[arg-type]
+            archives=None,  # type: ignore[arg-type]
             scheduler=self,  # type: ignore[arg-type]
             routes=None,  # type: ignore[arg-type]
             gates=self,

@@ -67,7 +67,7 @@ def test_a_sandbox_is_rendered_as_one_job_with_one_task() -> None:
                                 f"${{meta.yurt_data}}/run/sandboxes/{ID}",
                                 f'{{"sandbox_id":"{ID}","generation":3,"image_id":"{"5" * 64}",'
                                 '"cpu":2,"memory_mib":1024,"disk_bytes":3221225473,"pids":512,'
-                                '"domain":"localhost","control_url":"https://10.9.0.1:9879",'
+                                '"domain":"localhost","control_url":"https://10.9.0.1:9879","restore":false,'
                                 '"address":"${NOMAD_IP_gate}","port":"${NOMAD_PORT_gate}",'
                                 '"data":"${meta.yurt_data}"}',
                             ],
