@@ -129,7 +129,10 @@ class Control:
             self._world,
             store.sandboxes,
             self.wake,
-            limits=collect.Limits(timedelta(seconds=settings.stop_warning_seconds)),
+            limits=collect.Limits(
+                timedelta(seconds=settings.stop_warning_seconds),
+                archives=settings.archives is not None,
+            ),
             share=settings.collect_share,
         )
         self.api = create_api(self._service())

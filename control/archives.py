@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from control.errors import InvalidError, UnavailableError
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from control.model import Sandbox
+
+KEY_BYTES = 32
+
+
+def new_archive_key() -> str:
+    """Draw the key that one archive is sealed by, hexadecimal."""
+    return token_hex(KEY_BYTES)
 
 
 class Archives:

@@ -364,6 +364,16 @@ def collect(sandbox: Sandbox, judged: Sandbox, now: datetime) -> Sandbox:
     return replace(moved, stopped_by=StoppedBy.COLLECTOR)
 
 
+def shelve(sandbox: Sandbox, judged: Sandbox, now: datetime, key: str) -> Sandbox:
+    """Archive a sandbox that was stopped for long, encrypted by a new ``key``.
+
+    Raises:
+        ConflictError: it is not as it was when that was decided.
+    """
+    _unchanged(sandbox, judged)
+    return archive(sandbox, now, key)
+
+
 def expire(sandbox: Sandbox, judged: Sandbox, now: datetime) -> Sandbox:
     """Delete a sandbox whose time is over.
 
@@ -399,10 +409,10 @@ def stopped(sandbox: Sandbox, generation: int, reason: str, now: datetime) -> Sa
     """Note that a sandbox runs no more; ``reason`` is empty if that was asked for."""
     if sandbox.run.generation != generation or sandbox.state not in _RUNNING:
         return sandbox
-    if sandbox.intervals.delete == 0:
-        return delete(sandbox, now)
     if sandbox.state is State.STOPPING and sandbox.desired_state is DesiredState.STARTED:
         return _begin(sandbox, now)
+    if sandbox.intervals.delete == 0:
+        return delete(sandbox, now)
     moved = _moved(sandbox, State.STOPPED, DesiredState.STOPPED, now)
     by = sandbox.stopped_by if sandbox.state is State.STOPPING else None
     return replace(

@@ -258,6 +258,8 @@ class Sandbox:
             dues.append(self.last_activity_at + min(ASK_ACTIVITY, minutes(stop or 60) / 2))
         if self.state in {State.STOPPED, State.ARCHIVED} and delete >= 0:
             dues.append(self.ended_at + minutes(delete))
+        if self.state is State.STOPPED:
+            dues.append(self.ended_at + minutes(self.intervals.archive))
         return min(dues, default=None)
 
     @property

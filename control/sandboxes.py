@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from control import lifecycle, previews
+from control.archives import new_archive_key
 from control.errors import ConflictError, InvalidError
 from control.model import REGION, STARTING_STATES, Sandbox, Secrets, Snapshot, State
 from control.naming import PreviewHost, new_sandbox_id, preview_host
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from control.settings import Settings
     from control.store import Store
     from control.wishes import Wish
-
-
-ARCHIVE_KEY_BYTES = 32
 
 
 class Sandboxes:
@@ -128,7 +125,7 @@ class Sandboxes:
 
     async def archive(self, id_or_name: str) -> Sandbox:
         """Have the files of a stopped sandbox moved to the object store; does not wait for it."""
-        key = token_hex(ARCHIVE_KEY_BYTES)
+        key = new_archive_key()
         return await self._move(id_or_name, lambda s, now: lifecycle.archive(s, now, key))
 
     async def delete(self, id_or_name: str) -> Sandbox:

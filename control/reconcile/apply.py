@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from control import lifecycle
@@ -13,6 +13,7 @@ from control.errors import InvalidError, NoCapacityError, UnavailableError
 from control.model import BYTES_PER_GIB, MIB_PER_GIB, Archive
 from control.mounts import has_room
 from control.reconcile import plan
+from control.reconcile.turns import Turns
 from jobs.runner.message import FOR_THE_START
 from jobs.scheduler import Job
 
@@ -36,6 +37,8 @@ _STOP_GRACE_SECONDS = 10.0
 _STOP_SECONDS = 120.0
 _WORK_SECONDS = 120.0
 _PACK_SECONDS = 6 * 3600.0
+# At once on one node, whose cores and disks it takes, and in all: each has a worker of the loop.
+_PACK_EACH, _PACK_MOST = 2, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class World:
         control_url: where runners report.
         volumes: brings the volumes of a sandbox to one node.
         disks: sums up the disks of each node, in GiB; None if the scheduler does that itself.
+        packing: whose turn it is to be archived.
     """
 
     records: Records
@@ -63,6 +67,7 @@ class World:
     pids: int
     limits: plan.Limits
     disks: Callable[[], Awaitable[Mapping[str, int]]] | None = None
+    packing: Turns = field(default_factory=lambda: Turns(each=_PACK_EACH, most=_PACK_MOST))
 
 
 def job_of(sandbox: Sandbox, world: World, node: str) -> Job:
@@ -275,7 +280,8 @@ async def _delay(world: World, sandbox: Sandbox, reason: str) -> None:
 async def _pack(world: World, sandbox: Sandbox, seen: plan.Seen, action: Any) -> None:
     generation, now = sandbox.run.generation, world.now()
     try:
-        packed = await _unless_moved(world, sandbox, _packing(world, sandbox))
+        with world.packing.take(sandbox.node):
+            packed = await _unless_moved(world, sandbox, _packing(world, sandbox))
     except UnavailableError as error:
         await _delay(world, sandbox, f"it is not archived yet, and loses nothing: {error}")
         raise

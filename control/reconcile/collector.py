@@ -1,4 +1,4 @@
-"""The loop that ends what nobody uses: it stops, deletes, and warns before.
+"""The loop that ends what nobody uses: it stops, archives, deletes, and warns before.
 
 It changes records, as users do, and reconcile does the rest. A stop has two phases: the gate lets
 nobody in any more, or refuses as somebody came meanwhile; only then the record changes.
@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from control import lifecycle
+from control.archives import new_archive_key
 from control.errors import ConflictError, NotFoundError, UnavailableError, YurtError
 from control.listing import Filter
 from control.model import State
@@ -167,8 +168,10 @@ class Collector:
                 if not await self._may(self._ends, sandbox, action):
                     return _HELD_BACK
                 return await self._delete(sandbox, why)
-            case Archive():  # never decided without an archive
-                return None
+            case Archive():
+                if not await self._may(self._ends, sandbox, action):
+                    return _HELD_BACK
+                return await self._archive(sandbox)
 
     async def _may(self, budget: Budget, sandbox: Sandbox, action: Action) -> bool:
         everything = await self._store.count(Filter())
@@ -213,15 +216,25 @@ class Collector:
         self._wake(sandbox.id)
         return None
 
+    async def _archive(self, sandbox: Sandbox) -> timedelta | None:
+        now, key = self._world.now(), new_archive_key()
+        return await self._end(
+            sandbox, lambda record: lifecycle.shelve(record, sandbox, now, key), "stopped for long"
+        )
+
     async def _delete(self, sandbox: Sandbox, why: str) -> timedelta | None:
         now = self._world.now()
+        return await self._end(sandbox, lambda record: lifecycle.expire(record, sandbox, now), why)
+
+    async def _end(
+        self, sandbox: Sandbox, change: Callable[[Sandbox], Sandbox], why: str
+    ) -> timedelta | None:
         try:
-            await self._world.records.change(
-                sandbox.id, lambda record: lifecycle.expire(record, sandbox, now)
-            )
+            changed = await self._world.records.change(sandbox.id, change)
         except (ConflictError, NotFoundError):
             return _SOON
-        logger.info("deleted by its timer", extra={"sandbox_id": sandbox.id, "why": why})
+        extra = {"sandbox_id": sandbox.id, "state": changed.state.value, "why": why}
+        logger.info("ended by its timer", extra=extra)
         self._wake(sandbox.id)
         return None
 

@@ -12,7 +12,6 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, create_engine, event
 
 from control.errors import ConflictError, InvalidError, NotFoundError
@@ -28,6 +27,7 @@ from control.listing import (
 )
 from control.model import (
     ApiKey,
+    Archive,
     AuditLine,
     DesiredState,
     Intervals,
@@ -45,7 +45,7 @@ from control.model import (
     VolumeState,
 )
 from control.naming import new_sandbox_id
-from control.store.migrate import HEAD, config
+from control.store.migrate import config
 from control.store.rows import key_values, sandbox_values
 from control.store.sqlite import open_sqlite
 from control.store.tables import metadata
@@ -90,6 +90,7 @@ async def test_a_record_comes_back_as_it_was_stored(store: SqlStore) -> None:
         secrets=Secrets(env={"K": "v"}, revoked={"abc": 5}),
         error_reason="why",
         recoverable=True,
+        archive=Archive("a/1-0", "0" * 64, 123, is_stale=True),
     )
     await store.sandboxes.insert(stored, most=MOST)
     assert await store.sandboxes.get(stored.id) == stored
@@ -574,8 +575,28 @@ async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
         assert [one.id for one in await store.organizations.all()] == ["default"]
 
 
-def test_the_newest_migration_is_named() -> None:
-    assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
+async def test_what_was_stopped_before_there_were_archives_becomes_due(tmp_path: Path) -> None:
+    stopped = a_sandbox(
+        state=State.STOPPED,
+        desired_state=DesiredState.STOPPED,
+        stopped_at=NOW,
+        intervals=Intervals(archive=10),
+    )
+    sooner = replace(
+        stopped, id=new_sandbox_id(1), name="s", intervals=Intervals(archive=9, delete=5)
+    )
+    async with a_store(tmp_path) as store:
+        for one in (stopped, sooner):
+            await store.sandboxes.insert(one, most=MOST)
+    with sqlite3.connect(tmp_path / "yurt.db") as before:
+        before.execute("UPDATE alembic_version SET version_num = '0009'")
+        before.execute("UPDATE sandboxes SET due_at = NULL WHERE name != 's'")
+    before.close()
+    async with a_store(tmp_path) as store:
+        due = store.sandboxes.due
+        assert await due(NOW + timedelta(minutes=4), running=False) == []
+        assert await due(NOW + timedelta(minutes=9), running=False) == [sooner.id]
+        assert await due(NOW + timedelta(minutes=10), running=False) == [sooner.id, stopped.id]
 
 
 async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from control import lifecycle
-from control.errors import NotFoundError, UnavailableError
+from control.errors import ConflictError, NotFoundError, UnavailableError
 from control.model import DesiredState, Intervals, Run, Sandbox, State, StoppedBy, minutes
 from control.reconcile.apply import World
 from control.reconcile.collect import Limits
@@ -113,7 +113,7 @@ class Simulation:
             world,
             self.kept,  # type: ignore[arg-type]
             self.woken,
-            limits=Limits(minutes(1)),
+            limits=Limits(minutes(1), archives=True),
             share=0.1,
             steady=self.steady,
         )
@@ -300,7 +300,58 @@ def test_a_clock_that_is_set_forward_deletes_nothing_early_and_then_a_few_at_a_t
 
 
 def _deleted(simulation: Simulation) -> int:
-    return sum(row.state is State.DESTROYING for row in simulation.kept.rows.values())
+    return _count(simulation, State.DESTROYING)
+
+
+def _count(simulation: Simulation, state: State) -> int:
+    return sum(row.state is state for row in simulation.kept.rows.values())
+
+
+def test_what_is_stopped_for_long_is_archived_by_a_key_of_its_own_and_a_few_at_a_time() -> None:
+    simulation = Simulation(4)
+    counts: list[int] = []
+
+    async def work() -> None:
+        stopped = {"state": State.STOPPED, "desired_state": DesiredState.STOPPED}
+        for number in range(40):
+            simulation.add(
+                **stopped, stopped_at=NOW, intervals=Intervals(archive=30 + number // 35)
+            )
+        running = asyncio.ensure_future(simulation.collector.run())
+        await asyncio.sleep(600)
+        simulation.set_by = timedelta(days=30)
+        for seconds in (1190, 40, 240):
+            await asyncio.sleep(seconds)
+            counts.append(_count(simulation, State.ARCHIVING))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_virtually(work())
+    assert counts[0] == 0
+    assert 0 < counts[1] <= 10
+    assert counts[2] == 40
+    rows = simulation.kept.rows.values()
+    assert len({row.secrets.archive_key for row in rows}) == 40
+    assert {row.desired_state for row in rows} == {DesiredState.ARCHIVED}
+
+
+def test_what_is_started_as_it_is_to_be_archived_starts() -> None:
+    simulation = Simulation(5)
+
+    async def work() -> Sandbox:
+        stopped = {"state": State.STOPPED, "desired_state": DesiredState.STOPPED}
+        sandbox_id = simulation.add(**stopped, stopped_at=NOW, intervals=Intervals(archive=1))
+        judged = simulation.kept.rows[sandbox_id]
+        simulation.kept.rows[sandbox_id] = lifecycle.start(judged, NOW)
+        with pytest.raises(ConflictError):
+            lifecycle.shelve(simulation.kept.rows[sandbox_id], judged, NOW, "key")
+        running = asyncio.ensure_future(simulation.collector.run())
+        await asyncio.sleep(300)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return simulation.kept.rows[sandbox_id]
+
+    assert run_virtually(work()).state is State.STARTING
 
 
 def test_a_gate_that_does_not_answer_keeps_its_sandbox() -> None:

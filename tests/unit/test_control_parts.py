@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic.script import ScriptDirectory
 from pydantic import ValidationError
 
 from control import __main__ as serving, listen, logs
@@ -27,6 +28,7 @@ from control.naming import new_sandbox_id
 from control.nodes import Nodes
 from control.resolvers import name_servers
 from control.settings import Settings
+from control.store.migrate import HEAD, config
 from control.vault import Vault, VaultError, load_keys
 from jobs.memory import MemoryScheduler
 from jobs.nomad import NomadScheduler
@@ -401,3 +403,7 @@ def test_no_secret_is_compared_by_what_ends_at_the_first_difference() -> None:
         and any(secret.search(ast.unparse(side)) for side in (node.left, *node.comparators))
     ]
     assert found == []
+
+
+def test_the_newest_migration_is_named() -> None:
+    assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
