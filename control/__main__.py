@@ -108,6 +108,7 @@ def _scheduler(
         resolvers=name_servers(settings),
         never=[],
         subnet=settings.subnet,
+        registry_auth=str(settings.registry_auth or ""),
         memory_reserve=settings.memory_reserve,
         memory_floor_mib=settings.memory_floor_mib,
         disk_overcommit=settings.disk_overcommit,

@@ -42,12 +42,14 @@ from control.reconcile.lease import Leader
 from control.reconcile.loop import Reconciler
 from control.reconcile.plan import Limits
 from control.reconcile.routes import Routes
+from control.reconcile.snapshots import SnapshotKeeper
 from control.reconcile.volumes import VolumeKeeper
 from control.records import Records
 from control.repeats import Repeats
 from control.reports import Reports
 from control.sandboxes import Sandboxes
 from control.service import Service
+from control.snapshots import Snapshots
 from control.trail import Trail
 from control.volumes import Volumes
 
@@ -135,6 +137,7 @@ class Control:
             ),
             share=settings.collect_share,
         )
+        self.keeper = SnapshotKeeper(store, adapters.scheduler, settings, now)
         self.api = create_api(self._service())
         edge = Edge(self.records, self._keys, routes, self._forwarder)
         self._repeats = Repeats(self.api, store.repeats, self._keys, now)
@@ -177,6 +180,9 @@ class Control:
             sandboxes=lambda owner: Sandboxes(owner, store, self.records, settings, self.wake, now),
             volumes=lambda owner: Volumes(owner, store.volumes, settings, self._volumes.wake, now),
             archives=self._archives,
+            snapshots=lambda owner: Snapshots(
+                owner, store.snapshots, settings, self.keeper.wake, now
+            ),
             organizations=Organizations(store, self._keys, now),
             keys=self._keys,
             reports=Reports(
@@ -246,6 +252,7 @@ class Control:
             tasks.create_task(self.reconciler.run())
             tasks.create_task(self._volumes.run())
             tasks.create_task(self.collector.run())
+            tasks.create_task(self.keeper.run())
 
     async def _follow_records(self) -> None:
         """Hear what other controls change: somebody here may wait for it, or reconcile it."""

@@ -92,6 +92,14 @@ class UnavailableError(YurtError):
     retryable = True
 
 
+class WorkError(UnavailableError):
+    """A piece of work on a node was begun and failed; ``reason`` is the verb's own text."""
+
+    def __init__(self, verb: str, reason: str) -> None:
+        super().__init__(f"{verb} failed: {reason}")
+        self.reason = reason
+
+
 class NoCapacityError(UnavailableError):
     """No node has room."""
 

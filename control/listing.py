@@ -120,6 +120,27 @@ class Page:
     next: Position | None
 
 
+class SnapshotSort(StrEnum):
+    """What snapshots are sorted by, in the words of the wire."""
+
+    NAME = "name"
+    STATE = "state"
+    LAST_USED = "lastUsedAt"
+    CREATED = "createdAt"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotQuery:
+    """Which snapshots, and in which order; ``name`` is a part of theirs."""
+
+    name: str = ""
+    source_sandbox_id: str = ""
+    by: SnapshotSort = SnapshotSort.LAST_USED
+    descending: bool = True
+    limit: int = 100
+    offset: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotPage:
     """Some of the snapshots, and how many there are in all."""

@@ -295,6 +295,7 @@ class SnapshotState(StrEnum):
 class Snapshot:
     """A named image with the resources and defaults of the sandboxes made from it.
 
+    ``image_name`` is what its image was called where it comes from, empty for the server's own;
     ``user`` is the image's own; ``private_ports`` are never public, whatever the sandbox is. Those
     that are ``general`` are for every organisation, others for their own.
     """
@@ -308,6 +309,8 @@ class Snapshot:
     entrypoint: tuple[str, ...] = ()
     private_ports: tuple[int, ...] = ()
     resources: Resources
+    image_name: str = ""
+    source_sandbox_id: str | None = None
     size_bytes: int
     state: SnapshotState = SnapshotState.ACTIVE
     error_reason: str | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from control import lifecycle, previews
+from control import lifecycle, previews, snapshot_states
 from control.archives import new_archive_key
-from control.errors import ConflictError, InvalidError
+from control.errors import ConflictError, InvalidError, NotFoundError
 from control.model import REGION, STARTING_STATES, Sandbox, Secrets, Snapshot, State
 from control.naming import PreviewHost, new_sandbox_id, preview_host
 from control.snapshots import usable_snapshot
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from control.settings import Settings
     from control.store import Store
     from control.wishes import Wish
+
+_USE = timedelta(minutes=1)
 
 
 class Sandboxes:
@@ -58,7 +62,17 @@ class Sandboxes:
         except ConflictError as error:
             raise ConflictError(f"Sandbox with name {sandbox.name} already exists") from error
         self._wake(sandbox.id)
+        await self._note_use(snapshot)
         return await self._until(sandbox, lambda s: s.state not in STARTING_STATES)
+
+    async def _note_use(self, snapshot: Snapshot) -> None:
+        """Note when a snapshot was last used, not more often than anybody could care."""
+        now, before = self._now(), snapshot.last_used_at
+        if before is None or now - before > _USE:
+            with suppress(NotFoundError):
+                await self._store.snapshots.change(
+                    snapshot.id, lambda known: snapshot_states.used(known, now)
+                )
 
     def _described(self, wish: Wish, snapshot: Snapshot) -> Sandbox:
         now, sandbox_id = self._now(), new_sandbox_id()

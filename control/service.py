@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from control.reports import Reports
     from control.sandboxes import Sandboxes
     from control.settings import Settings
+    from control.snapshots import Snapshots
     from control.store import Store
     from control.volumes import Volumes
 
@@ -34,6 +35,7 @@ class Service:
     archives: Archives
     sandboxes: Callable[[str], Sandboxes]
     volumes: Callable[[str], Volumes]
+    snapshots: Callable[[str], Snapshots]
     organizations: Organizations
     keys: KeyRing
     reports: Reports

@@ -176,6 +176,16 @@ class Settings(BaseSettings):
     archive_region: str = Field(default="us-east-1", description="Region of the bucket.")
     archive_access_key: str = Field(default="", description="Access key id of the store.")
     archive_secret_key: str = Field(default="", repr=False, description="Its secret access key.")
+    registries: str = Field(
+        default="",
+        description="Registries that images may come from, separated by commas, like ghcr.io or "
+        "http://127.0.0.1:5000; default: every one with a public name.",
+    )
+    registry_auth: Path | None = Field(
+        default=None,
+        description="File of credentials for registries, as `skopeo login --authfile` writes it.",
+    )
+    max_image_gib: int = Field(default=20, ge=1, description="Largest image, unpacked, GiB.")
 
     memory_reserve: float = Field(
         default=0.25,
@@ -425,6 +435,11 @@ class Settings(BaseSettings):
             "secret_access_key": self.archive_secret_key,
         }
         return {"url": url, "options": {name: text for name, text in options.items() if text}}
+
+    @property
+    def allowed_registries(self) -> tuple[str, ...]:
+        """Registries that images may come from; empty for every public one."""
+        return tuple(word.rstrip("/") for word in _words(self.registries))
 
     @property
     def has_tls(self) -> bool:

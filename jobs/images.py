@@ -88,7 +88,7 @@ def ensure_default_snapshot(data: Path, site: Site, progress: Callable[[str], No
             env={"PATH": f"/home/daytona/.local/bin:{_PATH}", "LANG": "C.UTF-8"}
             | site.environment(),
             user="daytona",
-            size_bytes=_size_bytes(layer),
+            size_bytes=layers.size_bytes(layer),
         )
         write_image(data, image)
     return image
@@ -159,16 +159,6 @@ def remove_image(data: Path, image_id: str, progress: Callable[[str], None]) -> 
     _checked(image_id)
     with layers.exclusive(data / "images" / "layers", progress):
         images.drop(data, image_id)
-
-
-def _size_bytes(layer: Path) -> int:
-    """Sum up the sizes of a layer's files, hard links once."""
-    sizes: dict[int, int] = {}
-    for directory, _, names in os.walk(layer):
-        for name in names:
-            status = Path(directory, name).lstat()
-            sizes[status.st_ino] = status.st_size
-    return sum(sizes.values())
 
 
 def _image_path(data: Path, image_id: str) -> Path:

@@ -59,6 +59,7 @@ class NodeSettings:
         ports: first and last port for gates.
         memory_reserve: share of its memory limit that a sandbox reserves.
         memory_floor_mib: memory that is left to the machine.
+        registry_auth: file of credentials for foreign registries, empty for none.
         disk_overcommit: how many times the volume's space the disks' limits may sum up to.
     """
 
@@ -72,6 +73,7 @@ class NodeSettings:
     memory_reserve: float = 0.25
     memory_floor_mib: int = 256
     disk_overcommit: float = 1.0
+    registry_auth: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +120,7 @@ class LocalScheduler:
             bundle=str(settings.bundle),
             resolvers=settings.resolvers,
             never=settings.never,
+            registry_auth=settings.registry_auth,
         )
         self._runner = await asyncio.to_thread(prepare, settings.data, node, logger.info)
         await self._followers.__aenter__()

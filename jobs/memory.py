@@ -10,7 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from control.errors import ConflictError, NoCapacityError, NotFoundError, UnavailableError
+from control.errors import (
+    ConflictError,
+    NoCapacityError,
+    NotFoundError,
+    UnavailableError,
+    WorkError,
+)
 from jobs.scheduler import Allocation, Exit, NodeStatus
 
 if TYPE_CHECKING:
@@ -38,6 +44,8 @@ class MemoryScheduler:
         volumes: the volumes that were made, and their size in bytes.
         lost: the nodes that it cannot reach; their jobs go on.
         cordoned: the nodes that get no more jobs.
+        images: what ``import-image`` finds, by reference.
+        kept: the images that were last to be kept.
         disk_mib: what it says that there is on its node for disks; it does not count itself.
     """
 
@@ -57,6 +65,8 @@ class MemoryScheduler:
         self.lost: set[str] = set()
         self.cordoned: set[str] = set()
         self.disk_mib = DISK_MIB
+        self.images: dict[str, Mapping[str, Any]] = {}
+        self.kept: set[str] | None = None
         self.jobs: dict[str, Job] = {}
         self._allocations: dict[str, Allocation] = {}
         self._changes: asyncio.Queue[str] = asyncio.Queue()
@@ -123,7 +133,7 @@ class MemoryScheduler:
     async def work(
         self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
     ) -> dict[str, Any]:
-        """See ``Scheduler.work``; it knows disks, archives, volumes and ``inventory``."""
+        """See ``Scheduler.work``; it knows disks, archives, volumes, images and ``inventory``."""
         await self._reach()
         if node in self.lost:
             raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
@@ -139,6 +149,8 @@ class MemoryScheduler:
             self.volumes.pop(str(arguments["volume_id"]), None)
         if verb == "archive-disk":
             return self._archived(arguments)
+        if verb.endswith(("-image", "-images")):
+            return self._with_images(verb, arguments)
         if verb == "inventory":
             running = [name for name, there in self._allocations.items() if there.running]
             volumes: dict[str, object] = {name: {} for name in self.volumes}
@@ -151,6 +163,17 @@ class MemoryScheduler:
         if sandbox_id not in self.disks:
             raise UnavailableError(f"archive-disk failed: there is no disk of {sandbox_id}")
         return {"name": f"{sandbox_id}/{arguments['generation']}", "digest": "0" * 64, "size": 1}
+
+    def _with_images(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if verb == "import-image":
+            named = str(arguments["reference"])
+            if named not in self.images:
+                raise WorkError(verb, f"there is no image {named}")
+            return {"image": self.images[named], "node": NODE}
+        if verb == "collect-images":
+            self.kept = set(arguments["keep"])
+            return {"removed": []}
+        return {}
 
     async def nodes(self) -> list[NodeStatus]:
         """See ``Scheduler.nodes``: there is one."""

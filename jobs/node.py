@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from control.errors import InvalidError, UnavailableError, YurtError
+from control.errors import InvalidError, WorkError, YurtError
 from jobs.images import ensure_bundle
 from jobs.installed import install_runner, install_tools, interpreter, link_runner
 from jobs.runner import record
@@ -41,6 +41,7 @@ class NodeConfig:
         never: networks that no sandbox reaches, besides the private ones (a cluster's own).
         registry: where images are fetched from, e.g. ``https://registry.example.com/yurt``.
         tools: directory of the packages that one-shot work uses; always made anew.
+        registry_auth: file of credentials for other registries (containers-auth.json(5)).
     """
 
     name: str
@@ -51,6 +52,7 @@ class NodeConfig:
     never: list[str] = field(default_factory=list)
     registry: str = ""
     tools: str = ""
+    registry_auth: str = ""
 
 
 def prepare(data: Path, node: NodeConfig, progress: Callable[[str], None]) -> Path:
@@ -93,11 +95,11 @@ def verb_result(verb: str, code: int, output: str, errors: str) -> dict[str, Any
     """Read what a verb printed.
 
     Raises:
-        UnavailableError: it failed; the text is the verb's own.
+        WorkError: it failed; the text is the verb's own.
     """
     if code:
         said = json.loads(output)["error"] if output else errors[-_LOG_TAIL_BYTES:]
-        raise UnavailableError(f"{verb} failed: {said}")
+        raise WorkError(verb, said)
     result: dict[str, Any] = json.loads(output)
     return result
 

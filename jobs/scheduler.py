@@ -138,11 +138,13 @@ class Scheduler(Protocol):
 
         Verbs: ``remove-disk`` (``sandbox_id``), ``archive-disk`` (``sandbox_id``, ``generation``,
         ``control_url``), ``make-volume`` (``volume_id``, ``size`` in bytes), ``remove-volume``
-        (``volume_id``), ``fetch-image`` (``image_id``), ``sweep``, ``inventory``. Whoever is
+        (``volume_id``), ``fetch-image`` (``image_id``), ``import-image`` (``reference``, ``plain``,
+        ``most_bytes``), ``collect-images`` (``keep``), ``sweep``, ``inventory``. Whoever is
         cancelled while waiting has the work ended.
 
         Raises:
-            UnavailableError: it failed, or the node cannot run it now; the text says which.
+            WorkError: it failed; the text says why.
+            UnavailableError: the node cannot run it now.
         """
         ...
 

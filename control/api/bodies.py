@@ -150,6 +150,33 @@ def require_no_domains(names: str | None) -> None:
         )
 
 
+class SnapshotBody(_Strict):
+    """``POST /snapshots``."""
+
+    name: str | None = None
+    image_name: str | None = Field(default=None, alias="imageName")
+    entrypoint: list[str] | None = None
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    build_info: dict[str, Any] | None = Field(default=None, alias="buildInfo")
+    gpu: int | None = None
+
+    def wish(self) -> Wish:
+        """Return what sandboxes made from it are to be like.
+
+        Raises:
+            UnsupportedError: this version cannot do that.
+        """
+        if self.build_info is not None:
+            raise UnsupportedError(
+                "This version does not support building images: name one as imageName instead"
+            )
+        if self.gpu:
+            raise UnsupportedError("This version does not support GPUs")
+        return Wish(cpu=self.cpu, memory_gib=self.memory, disk_gib=self.disk)
+
+
 class LabelsBody(_Strict):
     """``PUT /sandbox/{s}/labels``."""
 

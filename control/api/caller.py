@@ -12,6 +12,7 @@ from control.keys import bearer, require
 from control.model import ApiKey, Permission
 from control.sandboxes import Sandboxes
 from control.service import Service
+from control.snapshots import Snapshots
 from control.volumes import Volumes
 
 
@@ -37,6 +38,11 @@ class Caller:
     def volumes(self) -> Volumes:
         """The use cases around this organisation's volumes."""
         return self.service.volumes(self.organization_id)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The use cases around what this organisation makes sandboxes from."""
+        return self.service.snapshots(self.organization_id)
 
 
 def service_of(request: Request) -> Service:
@@ -73,4 +79,6 @@ VolumeReader = Annotated[Caller, Depends(Needs(Permission.READ_VOLUMES))]
 VolumeWriter = Annotated[Caller, Depends(Needs(Permission.WRITE_VOLUMES))]
 VolumeDeleter = Annotated[Caller, Depends(Needs(Permission.DELETE_VOLUMES))]
 Auditor = Annotated[Caller, Depends(Needs(Permission.READ_AUDIT_LOGS))]
+SnapshotWriter = Annotated[Caller, Depends(Needs(Permission.WRITE_SNAPSHOTS))]
+SnapshotDeleter = Annotated[Caller, Depends(Needs(Permission.DELETE_SNAPSHOTS))]
 KeyManager = Annotated[Caller, Depends(Needs(Permission.MANAGE_API_KEYS))]

@@ -15,6 +15,8 @@ from control.listing import (
     Filter,
     Order,
     Period,
+    SnapshotQuery,
+    SnapshotSort,
     SortField,
     Span,
     decode_cursor,
@@ -109,6 +111,28 @@ def page_order(query: QueryParams) -> tuple[Order, int]:
         offset=(page - 1) * limit,
     )
     return order, page
+
+
+def snapshot_query(query: QueryParams) -> tuple[SnapshotQuery, int]:
+    """Read which snapshots are wanted, and the number of the page.
+
+    Raises:
+        InvalidError: a value cannot be read.
+    """
+    page, limit = read_page(query), read_limit(query)
+    try:
+        by = SnapshotSort(query.get("sort") or SnapshotSort.LAST_USED)
+    except ValueError as error:
+        raise InvalidError(f"sort must be one of {', '.join(SnapshotSort)}") from error
+    wanted = SnapshotQuery(
+        name=query.get("name", ""),
+        source_sandbox_id=query.get("sourceSandboxId", ""),
+        by=by,
+        descending=_descending(query),
+        limit=limit,
+        offset=(page - 1) * limit,
+    )
+    return wanted, page
 
 
 def read_page(query: QueryParams) -> int:

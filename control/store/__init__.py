@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from datetime import datetime
 
-    from control.listing import Filter, Order, Page, SnapshotPage
+    from control.listing import Filter, Order, Page, SnapshotPage, SnapshotQuery
     from control.model import (
         ApiKey,
         AuditLine,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Repeat,
         Sandbox,
         Snapshot,
+        SnapshotState,
         State,
         Usage,
         Volume,
@@ -95,6 +96,10 @@ class SandboxStore(Protocol):
 
     async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
         """Return the sandboxes whose ``due_at`` is over, and with ``running`` all started ones."""
+        ...
+
+    async def images(self) -> set[str]:
+        """Return the images that sandboxes need, stopped ones included."""
         ...
 
     async def disks(self) -> dict[str, int]:
@@ -172,10 +177,36 @@ class SnapshotStore(Protocol):
         """Store a snapshot in the place of one with the same id, or the same owner and name."""
         ...
 
-    async def page(
-        self, organization_id: str, *, name: str, limit: int, offset: int
-    ) -> SnapshotPage:
-        """Return what an organisation may use whose name contains ``name``, the newest first."""
+    async def insert(self, snapshot: Snapshot) -> None:
+        """Store a new snapshot.
+
+        Raises:
+            ConflictError: its owner has one of that name.
+        """
+        ...
+
+    async def change(self, snapshot_id: str, mutate: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """Replace a snapshot by what ``mutate`` makes of it, as ``SandboxStore.change`` does.
+
+        Raises:
+            NotFoundError: there is no such snapshot.
+        """
+        ...
+
+    async def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot; one that is not there is fine."""
+        ...
+
+    async def page(self, organization_id: str, wanted: SnapshotQuery) -> SnapshotPage:
+        """Return what fits of all that an organisation may use."""
+        ...
+
+    async def in_states(self, states: Collection[SnapshotState]) -> list[Snapshot]:
+        """Return everybody's snapshots in these states, the oldest first."""
+        ...
+
+    async def images(self) -> set[str]:
+        """Return the images of all snapshots."""
         ...
 
 

@@ -20,8 +20,8 @@ from sqlalchemy import (
 
 from control import quotas
 from control.errors import InvalidError, NotFoundError
-from control.listing import Filter, Order, Page, SnapshotPage
-from control.model import Sandbox, Snapshot, State, Usage, VolumeState
+from control.listing import Filter, Order, Page, SnapshotPage, SnapshotQuery, SnapshotSort
+from control.model import Sandbox, Snapshot, SnapshotState, State, Usage, VolumeState
 from control.naming import SandboxId
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
@@ -41,7 +41,7 @@ from control.store.trail import SqlTrail
 from control.store.volumes import SqlVolumes, write_mounts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
@@ -174,6 +174,14 @@ class SqlSandboxes:
         rows = await self._database.rows(select(c.id).where(wanted).order_by(c.due_at))
         return [SandboxId(row.id) for row in rows]
 
+    async def images(self) -> set[str]:
+        """See ``SandboxStore.images``."""
+        c = sandboxes.c
+        rows = await self._database.rows(
+            select(c.image_id).where(c.state != State.DESTROYED.value).distinct()
+        )
+        return {row.image_id for row in rows}
+
     async def disks(self) -> dict[str, int]:
         """See ``SandboxStore.disks``."""
         c, v = sandboxes.c, volumes.c
@@ -233,19 +241,75 @@ class SqlSnapshots:
 
         await self._database.write(work)
 
-    async def page(
-        self, organization_id: str, *, name: str, limit: int, offset: int
-    ) -> SnapshotPage:
-        """See ``SnapshotStore.page``."""
+    async def insert(self, snapshot: Snapshot) -> None:
+        """See ``SnapshotStore.insert``."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(insert(snapshots).values(snapshot_values(snapshot)))
+
+        await self._database.write(work)
+
+    async def change(self, snapshot_id: str, mutate: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """See ``SnapshotStore.change``."""
+        found = snapshots.c.id == snapshot_id
+
+        async def work(connection: AsyncConnection) -> Snapshot:
+            statement = select(snapshots).where(found).with_for_update()
+            row = (await connection.execute(statement)).one_or_none()
+            if row is None:
+                raise NotFoundError(f"Snapshot with ID or name {snapshot_id} not found")
+            new = mutate(snapshot_from(row))
+            values = snapshot_values(new)
+            await connection.execute(update(snapshots).where(found).values(values))
+            return new
+
+        return await self._database.write(work)
+
+    async def remove(self, snapshot_id: str) -> None:
+        """See ``SnapshotStore.remove``."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(snapshots).where(snapshots.c.id == snapshot_id))
+
+        await self._database.write(work)
+
+    async def in_states(self, states: Collection[SnapshotState]) -> list[Snapshot]:
+        """See ``SnapshotStore.in_states``."""
         c = snapshots.c
+        among = c.state.in_([state.value for state in states])
+        rows = await self._database.rows(select(snapshots).where(among).order_by(c.created_at))
+        return [snapshot_from(row) for row in rows]
+
+    async def images(self) -> set[str]:
+        """See ``SnapshotStore.images``."""
+        c = snapshots.c
+        rows = await self._database.rows(select(c.image_id).where(c.image_id != "").distinct())
+        return {row.image_id for row in rows}
+
+    async def page(self, organization_id: str, wanted: SnapshotQuery) -> SnapshotPage:
+        """See ``SnapshotStore.page``."""
+        c, name = snapshots.c, wanted.name
         # "contains", with no case ignored: what every database spells alike.
         contains = func.replace(c.name, name, "") != c.name if name else literal(value=True)
-        fits = and_(_usable(organization_id), contains)
-        order = (c.created_at.desc(), c.id)
-        statement = select(snapshots).where(fits).order_by(*order).limit(limit).offset(offset)
+        fits = and_(_usable(organization_id), contains, c.state != SnapshotState.REMOVING.value)
+        if wanted.source_sandbox_id:
+            fits = and_(fits, c.source_sandbox_id == wanted.source_sandbox_id)
+        keys = (_SORTED[wanted.by], c.created_at)
+        order = [key.desc() if wanted.descending else key for key in keys]
+        statement = select(snapshots).where(fits).order_by(*order, c.id)
+        statement = statement.limit(wanted.limit).offset(wanted.offset)
         rows = await self._database.rows(statement)
         counted = await self._database.rows(select(func.count()).select_from(snapshots).where(fits))
         return SnapshotPage([snapshot_from(row) for row in rows], int(counted[0][0]))
+
+
+# Databases disagree where nothing stands: a snapshot that was never used counts as used long ago.
+_SORTED = {
+    SnapshotSort.NAME: snapshots.c.name,
+    SnapshotSort.STATE: snapshots.c.state,
+    SnapshotSort.LAST_USED: func.coalesce(snapshots.c.last_used_at, 0),
+    SnapshotSort.CREATED: snapshots.c.created_at,
+}
 
 
 def _usable(organization_id: str) -> ColumnElement[bool]:

@@ -141,6 +141,8 @@ snapshots = Table(
     Column("memory_gib", Integer, nullable=False),
     Column("disk_gib", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
+    Column("image_name", Text, nullable=False, server_default=""),
+    Column("source_sandbox_id", String(26)),
     Column("state", String(32), nullable=False),
     Column("error_reason", Text),
     Column("created_at", BigInteger, nullable=False),

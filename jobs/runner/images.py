@@ -32,10 +32,10 @@ def fetch(data: str, image_id: str, registry: str) -> None:
         return
     source = skopeo.Reference(registry, image_id)
     store = Path(data, "images")
-    with layers.exclusive(store / "layers", _say):
+    with layers.exclusive(store / "layers", say):
         if record.has_image(data, image_id):
             return  # another process was faster
-        _say(f"asking the registry for image {image_id}")
+        say(f"asking the registry for image {image_id}")
         image, digests = _described(source)
         wanted = dict(zip(image["layers"], digests, strict=True))
         missing = {
@@ -47,7 +47,7 @@ def fetch(data: str, image_id: str, registry: str) -> None:
             # Archive and layer are there at the same time.
             skopeo.require_room(data, 2 * image["size_bytes"], image_id)
             _make_layers(source, missing, store / "layers")
-        _write_whole(store / f"{image_id}.json", json.dumps(image, indent=1))
+        write_whole(store / f"{image_id}.json", json.dumps(image, indent=1))
 
 
 def _described(source: skopeo.Reference) -> tuple[dict[str, Any], list[str]]:
@@ -72,10 +72,10 @@ def _described(source: skopeo.Reference) -> tuple[dict[str, Any], list[str]]:
 def _make_layers(source: skopeo.Reference, missing: dict[str, str], target: Path) -> None:
     """Download the image, and unpack those of its layers that are missing."""
     with layers.unfinished(target) as download:
-        _say(f"downloading image {source.image_id}")
+        say(f"downloading image {source.image_id}")
         source.pull(str(download))
         for number, (layer, digest) in enumerate(missing.items(), start=1):
-            _say(f"unpacking layer {number} of {len(missing)} of image {source.image_id}")
+            say(f"unpacking layer {number} of {len(missing)} of image {source.image_id}")
             try:
                 with (download / digest).open("rb") as archive:
                     layers.put(target / layer, archive, digest)
@@ -95,7 +95,7 @@ def collect(data: str, keep: list[str]) -> list[str]:
     """
     store = Path(data, "images")
     dropped = []
-    with layers.exclusive(store / "layers", _say):
+    with layers.exclusive(store / "layers", say):
         for path in sorted(store.glob("*.json")):
             if path.stem in keep or path.stem in _in_use(data):
                 continue
@@ -104,10 +104,11 @@ def collect(data: str, keep: list[str]) -> list[str]:
             text = path.read_text()
             path.unlink()
             if path.stem in _in_use(data):
-                _write_whole(path, text)
+                write_whole(path, text)
                 continue
-            _drop_layers(store, json.loads(text)["layers"])
             dropped.append(path.stem)
+        # Also those of an image that was refused when some of them were there.
+        _drop_layers(store, [path.name for path in (store / "layers").glob("[!.]*")])
     return dropped
 
 
@@ -153,7 +154,8 @@ def _job(directory: Path) -> record.Job:
             time.sleep(0.01)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of the store that appears whole; ``layers.exclusive`` must be held."""
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent / "layers", prefix=layers.UNFINISHED, delete=False
     ) as new:
@@ -163,7 +165,7 @@ def _write_whole(path: Path, text: str) -> None:
     os.rename(new.name, path)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Tell how far it has come, on standard error."""
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(text + "\n")

@@ -11,6 +11,7 @@ import ctypes
 import os
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
@@ -19,6 +20,7 @@ MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
 MS_NOATIME = 1024
+MS_BIND = 1 << 12
 MS_REC = 1 << 14
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
@@ -36,6 +38,7 @@ SIGKILL = 9
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _CLOEXEC = 0o2000000
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
@@ -155,6 +158,14 @@ def attach_mount(fd: int, target: str | int) -> None:
             _syscall("move_mount", _MOVE_MOUNT, fd, b"", _AT_FDCWD, target.encode(), flags)
     finally:
         os.close(fd)
+
+
+def set_mount(path: str, *, add: int = 0, drop: int = 0, below: bool = False) -> None:
+    """Add and drop ``MOUNT_ATTR_*`` of the mount at ``path``, and of those ``below`` it."""
+    attr = _MountAttr(add, drop, 0, 0)
+    size, reference = ctypes.sizeof(attr), ctypes.byref(attr)
+    flags = _AT_RECURSIVE if below else 0
+    _syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, reference, size)
 
 
 def overlay(lower: list[str], upper: str, work: str, *, append_layers: bool) -> int:

@@ -38,7 +38,10 @@ class Job:
 
 
 class Node:
-    """The node's own configuration: its name and key, its networks, agent bundle and registry."""
+    """The node's own configuration: its name and key, its networks, agent bundle and registry.
+
+    ``registry_auth`` is a file of credentials for foreign registries, empty for none.
+    """
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.name: str = fields["name"]
@@ -49,6 +52,7 @@ class Node:
         self.subnet: str = fields["subnet"]
         self.registry: str = fields["registry"]
         self.tools: str = fields.get("tools", "")
+        self.registry_auth: str = fields.get("registry_auth", "")
 
 
 class Image:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from jobs.runner import (
     archive,
@@ -18,9 +19,11 @@ from jobs.runner import (
     cgroup,
     disk,
     images,
+    importing,
     layers,
     locks,
     network,
+    publishing,
     record,
     skopeo,
     spawn,
@@ -80,6 +83,25 @@ def fetch_image(*, data: str, image_id: str, registry: str = "") -> dict[str, An
     """
     images.fetch(data, image_id, registry or record.read_node(data).registry)
     return {"image_id": image_id}
+
+
+def import_image(*, data: str, reference: str, plain: bool, most_bytes: int) -> dict[str, Any]:
+    """Bring an image of a foreign registry here, and to the nodes' own registry if there is one.
+
+    Raises:
+        RegistryError: it cannot be had; the text says why and what to do.
+        LayerError: what arrived is damaged, or larger than it may be.
+    """
+    image = importing.import_image(data, reference, plain=plain, most_bytes=most_bytes)
+    return _shared(data, image)
+
+
+def _shared(data: str, image: dict[str, Any]) -> dict[str, Any]:
+    """Hand an image of this node to the others, and tell what it is and where."""
+    node = record.read_node(data)
+    if node.registry:
+        publishing.publish(Path(data), image["id"], node.registry, images.say)
+    return {"image": image, "node": node.name}
 
 
 def collect_images(*, data: str, keep: list[str]) -> dict[str, Any]:
@@ -178,6 +200,7 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "archive-disk": archive.pack,
     "restore-disk": archive.restore,
     "fetch-image": fetch_image,
+    "import-image": import_image,
     "collect-images": collect_images,
     "inventory": inventory,
     "sweep": sweep,

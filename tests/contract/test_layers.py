@@ -14,6 +14,7 @@ import pytest
 
 from control.errors import InvalidError
 from jobs.images import import_layer, layer_path
+from jobs.runner import layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +149,26 @@ def test_a_broken_archive_is_refused_and_leaves_nothing(tmp_path: Path, content:
     with pytest.raises(InvalidError, match="cannot be unpacked"):
         load(tmp_path, content)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (archive(member("d/" * 300, tarfile.DIRTYPE)), "too long or too deep"),
+        (archive(member("link", tarfile.SYMTYPE, linkname="x" * 5000)), "too long or too deep"),
+        (archive(member("file", size=70_000)), "it is too large"),
+    ],
+)
+def test_an_archive_without_end_is_refused_and_leaves_nothing(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    store = tmp_path / "layers"
+    with (
+        layers.exclusive(store, print),
+        pytest.raises(layers.LayerError, match=reason),
+    ):
+        layers.put(store / "a", io.BytesIO(content), digest(content), 60_000)
+    assert list(store.glob("[!.]*")) == []
 
 
 def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

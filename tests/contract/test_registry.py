@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from control.errors import NotFoundError, UnavailableError
-from jobs import registry as publishing
 from jobs.images import layer_path, write_image
 from jobs.installed import interpreter
 from jobs.registry import publish
-from jobs.runner import skopeo
+from jobs.runner import publishing, skopeo
 from tests.support.registry import Registry, put_image, tree
 from tests.support.runner_rig import NEEDS, Rig, eventually
 
@@ -249,7 +248,7 @@ def test_an_image_under_another_s_name_is_refused(
     image = put_image(source)
     with monkeypatch.context() as patch:
         described = publishing._configuration
-        other = replace(image, id=UNKNOWN)
+        other = asdict(image) | {"id": UNKNOWN}
         patch.setattr(publishing, "_configuration", lambda _, digests: described(other, digests))
         publish(source, image.id, registry.url, print)
     assert f"is image {UNKNOWN}" in fails(rig, image.id)

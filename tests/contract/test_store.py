@@ -20,6 +20,7 @@ from control.listing import (
     Order,
     Period,
     Position,
+    SnapshotQuery,
     SortField,
     Span,
     decode_cursor,
@@ -275,9 +276,9 @@ async def test_snapshots_are_found_by_id_and_name_and_replaced(store: SqlStore) 
     await store.snapshots.put(renewed)
     assert await store.snapshots.get("default", "default") == renewed
     assert await store.snapshots.get("default", first.id) is None
-    page = await store.snapshots.page("default", name="efa", limit=10, offset=0)
+    page = await store.snapshots.page("default", SnapshotQuery(name="efa", limit=10))
     assert (page.snapshots, page.total) == ([renewed], 1)
-    page = await store.snapshots.page("default", name="%", limit=10, offset=0)
+    page = await store.snapshots.page("default", SnapshotQuery(name="%", limit=10))
     assert (page.snapshots, page.total) == ([], 0)
 
 
@@ -334,7 +335,7 @@ async def test_what_an_organization_has_is_its_own(store: SqlStore) -> None:
         assert await store.snapshots.get(OTHER.id, snapshot.name) == snapshot
     assert await store.snapshots.get("default", "mine") is None
     assert await store.snapshots.get("default", "private") is None
-    assert (await store.snapshots.page("default", name="", limit=9, offset=0)).total == 1
+    assert (await store.snapshots.page("default", SnapshotQuery(name="", limit=9))).total == 1
 
 
 async def test_an_organization_goes_when_it_is_empty(store: SqlStore) -> None:

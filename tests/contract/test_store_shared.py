@@ -13,7 +13,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from control.errors import ConflictError, InvalidError
-from control.listing import Filter
+from control.listing import Filter, SnapshotQuery
 from control.model import ApiKey, Node, Snapshot, State
 from control.store.migrate import HEAD
 from control.store.postgres import open_postgres
@@ -154,7 +154,7 @@ async def test_changes_by_two_controls_are_atomic(two: tuple[SqlStore, SqlStore]
 async def test_snapshots_put_at_once_replace_each_other(two: tuple[SqlStore, SqlStore]) -> None:
     made: list[Snapshot] = [a_snapshot(id=f"id-{n}", image_id=f"{n}" * 64) for n in range(8)]
     await asyncio.gather(*(two[n % 2].snapshots.put(made[n]) for n in range(8)))
-    page = await two[0].snapshots.page("default", name="", limit=10, offset=0)
+    page = await two[0].snapshots.page("default", SnapshotQuery(name="", limit=10))
     assert page.total == 1
     assert page.snapshots[0] in made
 

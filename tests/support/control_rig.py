@@ -16,7 +16,7 @@ import httpx
 
 from control.app import Adapters, Control, now
 from control.errors import UnavailableError
-from control.model import Node, VolumeState
+from control.model import Node, SnapshotState, VolumeState
 from control.settings import Settings
 from control.vault import Keys, new_api_key
 from jobs.memory import DISK_MIB, NODE, MemoryScheduler
@@ -293,7 +293,10 @@ class Rig:
             await self.scheduler.forget(sandbox_id)
         for route in await self.registry.routes():
             await self.registry.deregister(route.sandbox_id)
+        for snapshot in await self.store.snapshots.in_states(frozenset(SnapshotState)):
+            await self.store.snapshots.remove(snapshot.id)
         await self.store.snapshots.put(a_snapshot(general=True))
+        self.scheduler.images.clear()
         self.scheduler.disks.clear()
         self.scheduler.lost.clear()
         self.scheduler.disk_mib = DISK_MIB

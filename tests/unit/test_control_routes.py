@@ -46,6 +46,12 @@ NEEDS = {
     },
     "write:volumes": {("POST", "/api/volumes")},
     "delete:volumes": {("DELETE", "/api/volumes/{volume_id}")},
+    "write:snapshots": {
+        ("POST", "/api/snapshots"),
+        ("POST", "/api/snapshots/{name:path}/activate"),
+        ("POST", "/api/snapshots/{name:path}/deactivate"),
+    },
+    "delete:snapshots": {("DELETE", "/api/snapshots/{name:path}")},
     MANAGE: {
         ("GET", "/api/api-keys"),
         ("POST", "/api/api-keys"),

@@ -58,7 +58,13 @@ LISTS = {
     "/api/openapi.json",
 }
 # These make something of the caller's own; that names do not collide is tested elsewhere.
-MAKING = {"/api/sandbox", "/api/volumes", "/api/api-keys", "/api/organizations"}
+MAKING = {
+    "/api/sandbox",
+    "/api/snapshots",
+    "/api/volumes",
+    "/api/api-keys",
+    "/api/organizations",
+}
 
 
 class World:
