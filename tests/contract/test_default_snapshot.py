@@ -73,6 +73,7 @@ def inside(layer: Path, image: Image, tmp_path: Path) -> Inside:
     [
         *("bash", "curl", "git", "less", "npm", "npx", "pip", "ps", "python", "python3", "setcap"),
         *("sudo", "tmux", "ifconfig", "ip", "ping", "unzip", "xz"),
+        *("jedi-language-server", "typescript-language-server"),
     ],
 )
 def test_a_command_is_there(inside: Inside, command: str) -> None:
@@ -84,6 +85,14 @@ def test_python_and_node_have_their_versions(inside: Inside) -> None:
     assert inside.says("python --version").startswith("Python 3.")
     assert int(inside.says("node --version").removeprefix("v").partition(".")[0]) >= 20
     assert inside.says("npm --version")
+
+
+def test_language_servers_run_and_are_no_packages_of_the_users(inside: Inside) -> None:
+    assert inside.says("jedi-language-server --version") == "0.47.0"
+    assert inside.says("typescript-language-server --version") == "5.1.3"
+    missing = "import importlib.util as u; print(u.find_spec('jedi'))"
+    assert inside.says(f'python -c "{missing}"') == "None"
+    assert "typescript" not in inside.says("npm ls -g")
 
 
 def test_the_user_is_daytona_and_may_become_root_without_a_password(inside: Inside) -> None:
