@@ -27,6 +27,7 @@ from control.api import (
 from control.archives import Archives
 from control.assignments import assignment
 from control.edge import Edge
+from control.entry import Door
 from control.errors import UnavailableError
 from control.events import Events
 from control.forward import Forwarder
@@ -52,6 +53,7 @@ from control.service import Service
 from control.snapshots import Snapshots
 from control.trail import Trail
 from control.volumes import Volumes
+from control.waking import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +141,9 @@ class Control:
         )
         self.keeper = SnapshotKeeper(store, adapters.scheduler, settings, now)
         self.api = create_api(self._service())
-        edge = Edge(self.records, self._keys, routes, self._forwarder)
+        self._waker = Waker(self.records, self.wake, now, settings.hold_seconds)
+        door = Door(self.assignment, settings.domains, now)
+        edge = Edge(self.records, self._keys, routes, self._forwarder, self._waker, door)
         self._repeats = Repeats(self.api, store.repeats, self._keys, now)
         self._events = Events(self._keys, settings.toolbox_url)
         self.records.listener = self._events.notice
@@ -234,6 +238,7 @@ class Control:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._waker.close()
         await self._events.__aexit__()
         await self._forwarder.__aexit__()
 

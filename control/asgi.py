@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -41,7 +42,8 @@ async def respond(scope: Scope, send: Send, status: int, fields: Fields, body: b
             await send({"type": "websocket.close", "code": 1008})
             return
         prefix = "websocket.http"
-    fields = [*fields, (b"content-length", str(len(body)).encode())]
+    if status != HTTPStatus.NO_CONTENT:
+        fields = [*fields, (b"content-length", str(len(body)).encode())]
     await send({"type": f"{prefix}.response.start", "status": status, "headers": fields})
     await send({"type": f"{prefix}.response.body", "body": b"" if _is_head(scope) else body})
 

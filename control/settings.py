@@ -216,7 +216,10 @@ class Settings(BaseSettings):
     )
 
     hold_seconds: float = Field(
-        default=50, gt=0, description="How long create, start and stop wait before they answer."
+        default=50,
+        gt=0,
+        description="How long create, start, stop and requests that wake a sandbox wait before "
+        "they are answered.",
     )
     start_deadline_seconds: float = Field(
         default=60, gt=0, description="A start that takes longer has failed."

@@ -22,7 +22,7 @@ from jobs.runner.gate_http import (
 from jobs.runner.gate_route import AGENT_PORT
 
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT"))
-_ANY_ORIGIN = b"Access-Control-Allow-Origin: *"
+ANY_ORIGIN = b"Access-Control-Allow-Origin: *"
 _SWITCHING = 101
 _OK = 200
 _CONTROL_FRAMES = frozenset((0x89, 0x8A))
@@ -42,10 +42,10 @@ def is_preflight(head: RequestHead) -> bool:
     return asks and head.method == b"OPTIONS"
 
 
-def preflight_answer(head: RequestHead) -> bytes:
+def preflight_lines(head: RequestHead) -> list[bytes]:
     """Allow what a preflight asks for, to pages of any origin, without credentials."""
     lines = [
-        _ANY_ORIGIN,
+        ANY_ORIGIN,
         b"Access-Control-Allow-Methods: " + head.values[b"access-control-request-method"],
         b"Access-Control-Max-Age: 600",
         b"Vary: Access-Control-Request-Method, Access-Control-Request-Headers",
@@ -53,7 +53,12 @@ def preflight_answer(head: RequestHead) -> bytes:
     wanted = head.values.get(b"access-control-request-headers")
     if wanted:
         lines.append(b"Access-Control-Allow-Headers: " + wanted)
-    return answer(204, lines, b"")
+    return lines
+
+
+def preflight_answer(head: RequestHead) -> bytes:
+    """Answer a preflight."""
+    return answer(204, preflight_lines(head), b"")
 
 
 class Exchange:
@@ -231,7 +236,7 @@ class Exchange:
                 self.visitor.transport.write(preflight_answer(self._head))
                 self._finish(reuse=False)
                 return
-            raw = raw[:-2] + _ANY_ORIGIN + b"\r\nAccess-Control-Expose-Headers: *\r\n\r\n"
+            raw = raw[:-2] + ANY_ORIGIN + b"\r\nAccess-Control-Expose-Headers: *\r\n\r\n"
         kept = self._head.keep_alive and head.keep_alive
         self._persist = kept and head.length != UNTIL_CLOSE
         body = body_of(head.length)

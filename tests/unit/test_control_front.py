@@ -10,9 +10,11 @@ import pytest
 
 from control.errors import UnavailableError
 from control.naming import new_sandbox_id
-from tests.support.control_rig import Rig, complaint
+from tests.support.control_rig import Rig, a_rig, complaint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from control.asgi import Receive, Scope, Send
 
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
@@ -213,7 +215,7 @@ async def test_what_is_up_is_passed_on_to_its_gate_unread(rig: Rig, forwarder: F
 async def test_a_sandbox_that_is_starting_is_waited_for(rig: Rig, forwarder: Forwarder) -> None:
     runner = await rig.submitted()
     url = f"http://localhost/toolbox/{runner.job.sandbox_id}/files"
-    asking = asyncio.ensure_future(ask(rig, url))
+    asking = asyncio.ensure_future(ask(rig, url, **key(rig)))
     await asyncio.sleep(0.02)
     assert not asking.done()
     await runner.boot()
@@ -221,16 +223,23 @@ async def test_a_sandbox_that_is_starting_is_waited_for(rig: Rig, forwarder: For
     assert len(forwarder.passed) == 1
 
 
-async def test_a_wait_has_an_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("control.edge.HOLD_SECONDS", 0.05)
+async def test_a_wait_has_an_end(tmp_path: Path) -> None:
+    async with a_rig(tmp_path, hold_seconds=0.05) as rig:
+        runner = await rig.submitted()
+        url = f"http://localhost/toolbox/{runner.job.sandbox_id}/files"
+        preview = {"host": f"80-{runner.job.sandbox_id}.localhost"}
+        for asked, headers in ((url, {}), ("http://x/", preview)):
+            answer = await ask(rig, asked, **key(rig), **headers)
+            assert answer.status_code == 503
+            assert "starting" in complaint(answer)
+            assert answer.headers["retry-after"] == "1"
+
+
+async def test_who_may_not_enter_waits_for_nothing(rig: Rig) -> None:
     runner = await rig.submitted()
-    url = f"http://localhost/toolbox/{runner.job.sandbox_id}/files"
-    answer = await ask(rig, url, **key(rig))
-    assert answer.status_code == 503
-    assert "starting" in complaint(answer)
-    assert answer.headers["retry-after"] == "1"
-    preview = await ask(rig, "http://x/", host=f"80-{runner.job.sandbox_id}.localhost")
-    assert preview.status_code == 503
+    assert (await ask(rig, f"http://localhost/toolbox/{runner.job.sandbox_id}/")).status_code == 401
+    host = f"80-{runner.job.sandbox_id}.localhost"
+    assert (await ask(rig, "http://x/", host=host)).status_code == 401
 
 
 async def test_a_gate_that_does_not_answer_is_a_503_to_try_again(
