@@ -66,6 +66,7 @@ class Reports:
                 changed = await self._change(
                     sandbox_id, lambda s: lifecycle.claim(s, head, where, now)
                 )
+                self._wake(sandbox_id)  # its route can be made
                 return await self._assignment(changed)
             case {"phase": "archive"}:
                 return await self._to_pack(sandbox_id, head)
@@ -74,6 +75,7 @@ class Reports:
                 await self._change(
                     sandbox_id, lambda s: lifecycle.waiting(s, head, where, text, now)
                 )
+                self._wake(sandbox_id)
                 logger.info("a start waits", extra={"sandbox_id": sandbox_id, "detail": text[:500]})
                 return {}
             case {"phase": "renew", "version": int(version)}:

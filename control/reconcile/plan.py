@@ -261,9 +261,13 @@ def _starting(sandbox: Sandbox, seen: Seen, now: datetime, limits: Limits) -> St
         is_silent = _is_lost(allocation) and seen.gate_phase is None
         return _do(Failed(_unreachable(allocation) if is_silent else _late(sandbox, limits)))
     route = route_to(allocation, limits.domain)
-    if seen.route != route:
+    if seen.route == route:
+        return Step(wait=min(left, limits.ask_after))
+    if sandbox.run.incarnation is not None:
         return _do(Register(route))
-    return Step(wait=min(left, limits.ask_after))
+    # Its gate may not listen before its first word, and who waits at the edge for this start would
+    # be led to nobody.
+    return _do(Deregister()) if seen.route else Step(wait=min(left, limits.ask_after))
 
 
 def _after_former(former: Allocation, left: timedelta, limits: Limits) -> Step:

@@ -19,7 +19,7 @@ from jobs.runner.gate_http import RefusedError, answer
 from jobs.runner.gate_message import ControlMessage
 from jobs.runner.gate_route import AGENT_PORT, HEALTH, MESSAGE, PREVIEW, Router
 from jobs.runner.gate_upstream import Pool, Upstream
-from jobs.runner.gate_visitor import Visitor
+from jobs.runner.gate_visitor import TooEarlyError, Visitor
 
 _BACKLOG = 512
 ENCODINGS = ("ascii", "idna", "latin-1")
@@ -76,9 +76,11 @@ class Gate:
             self._recheck()
             if self._phase == "ready":
                 self.link.fill_stock()
+            self._admit_waiting()
         elif kind == b"C":
             self._closed = True
             self._phase = "stopping"
+            self._admit_waiting()
         elif kind == b"Z":
             self._quiesce(order)
         elif kind == b"O":
@@ -108,6 +110,12 @@ class Gate:
         for visitor in list(self.visitors):
             if isinstance(visitor.exchange, Exchange):
                 visitor.exchange.resume()
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        """Decide anew about requests that came too early to be decided."""
+        for visitor in list(self.visitors):
+            visitor.resume()
 
     @property
     def is_quiet(self) -> bool:
@@ -138,6 +146,7 @@ class Gate:
 
         Raises:
             RefusedError: it is to be answered so.
+            TooEarlyError: the sandbox is starting, or perhaps about to be stopped: it has to wait.
         """
         route = self._router.find(head.host, head.target)
         if route.kind == HEALTH:
@@ -146,9 +155,10 @@ class Gate:
             return answer(200, [b"Content-Type: application/json"], body, head_only=head_only)
         if route.kind == MESSAGE:
             return ControlMessage(self, visitor, head)
-        if self._closed or self.is_quiet or self._policy is None or self._phase != "ready":
-            is_ending = self._closed or self.is_quiet
-            verb = "stopping" if is_ending else _UNREADY.get(self._phase, "starting")
+        if not self._closed and (self.is_quiet or self._phase == "assign"):
+            raise TooEarlyError
+        if self._policy is None or self._phase != "ready":
+            verb = _UNREADY.get(self._phase, "stopping")
             raise RefusedError(503, f"the sandbox is {verb}", _RETRY_AFTER)
         try:
             admission = self._policy.admit(head, route, time.time())

@@ -19,7 +19,14 @@ LINGER_SECONDS = 5.0
 """How long a visitor whose request was refused may go on sending; closing at once could lose our
 answer."""
 
+WAIT_SECONDS = 60.0
+"""How long a request waits for the sandbox to be up, or to stay up."""
+
 VISITOR_LIMIT = 4096
+
+
+class TooEarlyError(Exception):
+    """It cannot be decided yet what becomes of a request."""
 
 
 class Visitor(asyncio.BufferedProtocol):
@@ -40,6 +47,7 @@ class Visitor(asyncio.BufferedProtocol):
         self._since = time.monotonic()
         self._choked = False
         self._paused = False
+        self._waits = False
         self._deaf = False
         self._pumping = False
 
@@ -90,7 +98,7 @@ class Visitor(asyncio.BufferedProtocol):
         if self._pumping:
             return
         self._pumping = True
-        while self._held and self.exchange is None and not self._deaf and not self.full:
+        while self._held and not self._is_busy and not self._deaf:
             end = self._held.find(HEAD_END, 0, HEAD_LIMIT)
             if end < 0:
                 if len(self._held) >= HEAD_LIMIT:
@@ -110,6 +118,10 @@ class Visitor(asyncio.BufferedProtocol):
             return
         try:
             opened = self._gate.open(self, head)
+        except TooEarlyError:
+            self._held = raw + self._held
+            self._waits = True
+            self._since = time.monotonic()
         except RefusedError as refused:
             self.reply(refused, head)
         else:
@@ -119,6 +131,12 @@ class Visitor(asyncio.BufferedProtocol):
             else:
                 self.exchange = opened
                 opened.start()
+
+    def resume(self) -> None:
+        """Decide again about a request that had to wait."""
+        if self._waits:
+            self._waits = False
+            self._pump()
 
     def reply(self, refused: RefusedError, head: RequestHead | None = None) -> None:
         """Answer ourselves; without a head the connection cannot go on."""
@@ -180,9 +198,12 @@ class Visitor(asyncio.BufferedProtocol):
         self._choked = False
         self._update_reading()
 
+    @property
+    def _is_busy(self) -> bool:
+        return self.exchange is not None or self.full or self._waits
+
     def _update_reading(self) -> None:
-        busy = self.exchange is not None or self.full
-        wanted = not self._choked and not (busy and self._held)
+        wanted = not self._choked and not (self._is_busy and self._held)
         if wanted and self._paused:
             self._paused = False
             self.transport.resume_reading()
@@ -216,6 +237,10 @@ class Visitor(asyncio.BufferedProtocol):
         if self._deaf:
             if waited > LINGER_SECONDS and not self.transport.get_write_buffer_size():
                 self.transport.abort()
+        elif self._waits:
+            if waited > WAIT_SECONDS:
+                self._waits = False
+                self.reply(RefusedError(503, "the sandbox is not up yet", b"Retry-After: 1"))
         elif self._held:
             if waited > HEAD_SECONDS:
                 self.reply(RefusedError(408, "the head of the request did not come in time"))

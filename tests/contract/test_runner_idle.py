@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.client
 import json
 import socket
@@ -70,9 +71,11 @@ def test_a_runner_warns_closes_and_opens_again_as_it_is_told(rig: Rig) -> None:
     assert not line.say("quiesce", idle_seconds=600, seconds=20).get("closed")
     assert line.visit() == 502  # let in; nothing listens there
     assert line.say("quiesce", idle_seconds=0, seconds=20)["closed"]
-    assert line.visit() == 503
-    line.say("reopen")
-    assert line.visit() == 502
+    with concurrent.futures.ThreadPoolExecutor() as visitors:
+        waiting = visitors.submit(line.visit)
+        assert not concurrent.futures.wait([waiting], 0.3).done
+        line.say("reopen")
+        assert waiting.result() == 502
     rig.stop(A, process)
 
 

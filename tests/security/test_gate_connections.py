@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 import socket
 import threading
@@ -762,15 +763,29 @@ def test_a_gate_that_was_used_lately_does_not_quiesce(rig: GateRig) -> None:
 
 
 def test_a_quiet_gate_lets_nobody_in_until_it_is_opened_or_its_time_is_over(rig: GateRig) -> None:
-    rig.app(PORT)
+    app = rig.app(PORT)
     assert rig.quiesce(0.0)["closed"]
-    answer = rig.get("/", HOST)
+    with rig.connect() as visitor:
+        visitor.sendall(_head())
+        assert not select.select([visitor], [], [], 0.3)[0]
+        assert app.requests == []
+        rig.reopen()
+        assert status(read_message(visitor)) == 200
+    assert rig.quiesce(0.0, seconds=0.2)["closed"]
+    assert status(rig.get("/", HOST)) == 200  # it opened by itself
+
+
+def test_who_waits_at_a_quiet_gate_hears_that_it_stops(rig: GateRig) -> None:
+    app = rig.app(PORT)
+    assert rig.quiesce(0.0)["closed"]
+    with rig.connect() as visitor:
+        visitor.sendall(_head())
+        assert not select.select([visitor], [], [], 0.3)[0]
+        rig.close_admission()
+        answer = read_message(visitor)
     assert status(answer) == 503
     assert b"\r\nRetry-After: 1\r\n" in answer
-    rig.reopen()
-    eventually(lambda: status(rig.get("/", HOST)) == 200, "it is open")
-    assert rig.quiesce(0.0, seconds=0.2)["closed"]
-    eventually(lambda: status(rig.get("/", HOST)) == 200, "it opened by itself")
+    assert app.requests == []
 
 
 def test_a_touch_by_control_is_activity(rig: GateRig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import select
 import time
 from typing import TYPE_CHECKING
 
@@ -373,12 +374,26 @@ def test_reserved_ports_open_in_no_spelling(
     assert agent.requests == []
 
 
-def test_refusals_tell_whether_to_come_back(rig: GateRig, agent: App) -> None:
+def test_who_comes_before_the_sandbox_is_up_waits_for_it(rig: GateRig, agent: App) -> None:
     rig.assign("assign")
-    answer = rig.toolbox("/x")
-    assert status(answer) == 503
-    assert b"\r\nRetry-After: 1\r\n" in answer
-    assert agent.requests == []
+    head = f"GET /toolbox/{SANDBOX}/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    with rig.connect() as right, rig.connect() as wrong:
+        right.sendall(f"{head}Authorization: Bearer {KEY}\r\n\r\n".encode())
+        wrong.sendall(f"{head}\r\n".encode())
+        assert not select.select([right, wrong], [], [], 0.3)[0]
+        assert agent.requests == []
+        rig.assign()
+        assert status(read_message(right)) == 200
+        assert status(read_message(wrong)) == 401
+    assert len(agent.requests) == 1
+
+
+def test_a_wait_for_the_sandbox_has_an_end() -> None:
+    settings = "gate_visitor.WAIT_SECONDS = 0.3; gate_service.TICK_SECONDS = 0.1"
+    with GateRig(settings) as rig:
+        answer = rig.toolbox("/x")
+        assert status(answer) == 503
+        assert b"\r\nRetry-After: 1\r\n" in answer
 
 
 # -- credentials -----------------------------------------------------------------------------
