@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from control.api import (
     envelope,
     internal,
     keys,
+    metrics,
     organizations,
     previews,
     public,
@@ -31,8 +33,9 @@ from control.entry import Door
 from control.errors import UnavailableError
 from control.events import Events
 from control.forward import Forwarder
-from control.front import Front
+from control.front import Doors, Front
 from control.keys import KeyRing
+from control.metrics import Metrics, Reading
 from control.model import State
 from control.nodes import Nodes
 from control.organizations import Organizations
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from control.gates import Gates
-    from control.model import Sandbox
+    from control.model import DesiredState, Sandbox
     from control.naming import SandboxId
     from control.settings import Settings
     from control.store import Store
@@ -81,6 +84,7 @@ _ROUTERS = (
     volumes.router,
     public.router,
     description.router,
+    metrics.router,
     internal.router,
 )
 
@@ -113,6 +117,7 @@ class Control:
         self._keys = KeyRing(store.keys, now, self.wake)
         self._trail = Trail(store.trail, settings.audit_days, now)
         self._forwarder = Forwarder()
+        self._metrics = Metrics()
         self._archives = Archives(settings.archives)
         routes = Routes(adapters.registry)
         self._volumes = VolumeKeeper(
@@ -128,6 +133,7 @@ class Control:
             store.sandboxes,
             resync=timedelta(seconds=settings.resync_seconds),
             chore=self._chores,
+            waited=self._metrics.waits.observe,
         )
         self.collector = Collector(
             self._world,
@@ -146,8 +152,13 @@ class Control:
         edge = Edge(self.records, self._keys, routes, self._forwarder, self._waker, door)
         self._repeats = Repeats(self.api, store.repeats, self._keys, now)
         self._events = Events(self._keys, settings.toolbox_url)
-        self.records.listener = self._events.notice
-        self.app = Front(settings, self._repeats, edge, self._trail, self._events.app)
+        self.records.listener = self._notice
+        self.app = Front(
+            settings,
+            Doors(self._repeats, edge, self._events.app),
+            self._trail,
+            self._metrics,
+        )
 
     async def _chores(self) -> None:
         await self._keys.note_use()
@@ -200,8 +211,34 @@ class Control:
             node_key=self._nodes.key,
             tell_use=self._tell_use,
             troubles=lambda: self.reconciler.troubles,
+            metrics=self._metrics_text,
             now=now,
         )
+
+    def _notice(self, old: tuple[State, DesiredState] | None, sandbox: Sandbox) -> None:
+        self._events.notice(old, sandbox)
+        self._metrics.noticed(sandbox)
+
+    async def _metrics_text(self) -> bytes:
+        reconciler = self.reconciler
+        silent = set(reconciler.troubles)
+        try:
+            counts: Mapping[str, int] | None = await self._adapters.store.sandboxes.states()
+        except UnavailableError:
+            counts = None
+            silent.add("database")
+        resynced, (waiting, working) = reconciler.resynced_at, reconciler.queue.lengths
+        reading = Reading(
+            sandboxes=counts,
+            silent=silent,
+            leads=reconciler.is_running,
+            waiting=waiting,
+            working=working,
+            resync_age=None if resynced is None else time.monotonic() - resynced,
+            failures=reconciler.failures,
+            silences=reconciler.silences,
+        )
+        return self._metrics.text(reading)
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from typing_extensions import override
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is served, in every line that is written meanwhile."""
 
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName", "color_message"}
 
@@ -23,6 +27,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
         line |= {name: value for name, value in vars(record).items() if name not in _KNOWN}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

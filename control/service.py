@@ -27,7 +27,8 @@ class Service:
 
     ``sandboxes`` gives those of an organisation; ``node_key`` what the messages of a node are
     sealed with, None for one that is not known; ``tell_use`` tells a
-    sandbox that somebody uses it; ``troubles`` says what does not answer, by its name.
+    sandbox that somebody uses it; ``troubles`` says what does not answer, by its name;
+    ``metrics`` tells what is counted.
     """
 
     settings: Settings
@@ -42,4 +43,5 @@ class Service:
     node_key: Callable[[str], Awaitable[bytes | None]]
     tell_use: Callable[[Sandbox], Awaitable[None]]
     troubles: Callable[[], Mapping[str, str]]
+    metrics: Callable[[], Awaitable[bytes]]
     now: Callable[[], datetime]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +46,10 @@ class Reconciler:
     Attributes:
         queue: the ids.
         troubles: what did not answer when it was last asked for everything, by its name.
+        failures: how often a sandbox had to wait, by the name of the error.
+        silences: how often a part did not answer when asked for everything, by its name.
+        is_running: whether ``run`` is at work.
+        resynced_at: when everything was last compared, by the monotonic clock.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Reconciler:
         *,
         resync: timedelta,
         chore: Callable[[], Awaitable[None]],
+        waited: Callable[[float], None] = lambda _: None,
     ) -> None:
         """Prepare.
 
@@ -61,14 +68,19 @@ class Reconciler:
             store: the records, for the resync.
             resync: how often everything is looked at.
             chore: done at each resync.
+            waited: told how long each sandbox waited for a worker, in seconds.
         """
         self._world, self._store = world, store
         self._resync_seconds = resync.total_seconds()
         self._chore = chore
         self._orphans: set[str] = set()
         self._sure: set[str] = set()
-        self.queue = KeyedQueue()
+        self.queue = KeyedQueue(waited)
         self.troubles: dict[str, str] = {}
+        self.failures: Counter[str] = Counter()
+        self.silences: Counter[str] = Counter()
+        self.is_running = False
+        self.resynced_at: float | None = None
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""
@@ -76,14 +88,16 @@ class Reconciler:
 
     async def run(self) -> None:
         """Work until cancelled; if one part fails, all end."""
+        self.is_running = True
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync_for_ever())
                 tasks.create_task(self._follow())
                 tasks.create_task(self._look_for_strays())
                 for _ in range(WORKERS):
-                    tasks.create_task(self.queue.serve(self.reconcile, _failed))
+                    tasks.create_task(self.queue.serve(self.reconcile, self._failed))
         finally:
+            self.is_running = False
             self.queue.close()
             self.troubles.clear()
 
@@ -124,6 +138,7 @@ class Reconciler:
         while True:
             try:
                 await self.resync()
+                self.resynced_at = time.monotonic()
                 await self._chore()
             except UnavailableError as error:
                 logger.warning("resync failed", extra={"error": str(error)})
@@ -169,6 +184,7 @@ class Reconciler:
                 everything = await ask()
         except UnavailableError as error:
             self.troubles[part] = str(error)
+            self.silences[part] += 1
             raise
         self.troubles.pop(part, None)
         return everything
@@ -194,13 +210,14 @@ class Reconciler:
                 async for sandbox_id in self._world.scheduler.changes():
                     self.queue.put(SandboxId(sandbox_id))
             except UnavailableError as error:
+                self.silences["scheduler"] += 1
                 logger.warning("the scheduler's changes are cut off", extra={"error": str(error)})
             await asyncio.sleep(_RETRY_SECONDS)
 
-
-def _failed(sandbox_id: SandboxId, error: Exception) -> None:
-    if isinstance(error, YurtError):
-        extra = {"sandbox_id": sandbox_id, "error": str(error)}
-        logger.warning("a sandbox has to wait", extra=extra)
-    else:
-        logger.exception("reconcile failed", extra={"sandbox_id": sandbox_id})
+    def _failed(self, sandbox_id: SandboxId, error: Exception) -> None:
+        self.failures[type(error).__name__] += 1
+        if isinstance(error, YurtError):
+            extra = {"sandbox_id": sandbox_id, "error": str(error)}
+            logger.warning("a sandbox has to wait", extra=extra)
+        else:
+            logger.exception("reconcile failed", extra={"sandbox_id": sandbox_id})

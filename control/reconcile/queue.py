@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ class KeyedQueue:
     afterwards. So a wake-up is never lost and no two workers have the same id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waited: Callable[[float], None] = lambda _: None) -> None:
+        """Prepare; ``waited`` is told how many seconds each id was ready before it was taken."""
+        self._waited = waited
+        self._since: dict[SandboxId, float] = {}
         self._ready: asyncio.Queue[SandboxId] = asyncio.Queue()
         self._waiting: set[SandboxId] = set()
         self._busy: set[SandboxId] = set()
@@ -36,6 +40,7 @@ class KeyedQueue:
             self._again.add(sandbox_id)
         elif sandbox_id not in self._waiting:
             self._waiting.add(sandbox_id)
+            self._since[sandbox_id] = time.monotonic()
             self._ready.put_nowait(sandbox_id)
 
     def put_after(self, sandbox_id: SandboxId, wait: timedelta) -> None:
@@ -56,6 +61,7 @@ class KeyedQueue:
         """Take the next id; ``done`` must be called with it."""
         sandbox_id = await self._ready.get()
         self._waiting.discard(sandbox_id)
+        self._waited(time.monotonic() - self._since.pop(sandbox_id))
         self._busy.add(sandbox_id)
         self._cancel(sandbox_id)
         return sandbox_id
@@ -97,6 +103,11 @@ class KeyedQueue:
         """Tell whether nothing is ready and no worker has anything; timers do not count."""
         return not (self._waiting or self._busy)
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """How many ids wait for a worker, and how many have one."""
+        return len(self._waiting), len(self._busy)
+
     def __contains__(self, sandbox_id: object) -> bool:
         """Tell whether an id waits, is in work, or has its time."""
         return any(sandbox_id in ids for ids in (self._waiting, self._busy, self._timers))
@@ -105,6 +116,7 @@ class KeyedQueue:
         """Drop everything that no worker has."""
         self.close()
         self._waiting.clear()
+        self._since.clear()
         self._again.clear()
         self._failures.clear()
         while not self._ready.empty():

@@ -90,6 +90,10 @@ class SandboxStore(Protocol):
         """Return how many records fit."""
         ...
 
+    async def states(self) -> dict[str, int]:
+        """Return how many records there are in each state."""
+        ...
+
     async def survey(self) -> list[Outline]:
         """Return the outlines of all records, destroyed ones included."""
         ...

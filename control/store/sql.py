@@ -149,6 +149,14 @@ class SqlSandboxes:
         )
         return int(rows[0][0])
 
+    async def states(self) -> dict[str, int]:
+        """See ``SandboxStore.states``."""
+        state = sandboxes.c.state
+        rows = await self._database.rows(
+            select(state, func.count().label("number")).group_by(state)
+        )
+        return {str(row.state): int(row.number) for row in rows}
+
     async def survey(self) -> list[Outline]:
         """See ``SandboxStore.survey``."""
         c = sandboxes.c

@@ -58,6 +58,7 @@ NEEDS = {
         ("GET", "/api/api-keys/{name}"),
         ("DELETE", "/api/api-keys/{name}"),
         ("POST", "/api/organizations"),
+        ("GET", "/metrics"),
         ("PATCH", "/api/organizations/{organization_id}/quota/{region_id}"),
         ("DELETE", "/api/organizations/{organization_id}"),
     },
