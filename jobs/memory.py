@@ -46,6 +46,8 @@ class MemoryScheduler:
         cordoned: the nodes that get no more jobs.
         images: what ``import-image`` finds, by reference.
         kept: the images that were last to be kept.
+        held: verbs that wait, each for its event.
+        at_work: the verbs that wait so.
         disk_mib: what it says that there is on its node for disks; it does not count itself.
     """
 
@@ -71,6 +73,8 @@ class MemoryScheduler:
         self._allocations: dict[str, Allocation] = {}
         self._changes: asyncio.Queue[str] = asyncio.Queue()
         self._placed = 0
+        self.held: dict[str, asyncio.Event] = {}
+        self.at_work: list[str] = []
 
     async def submit(self, job: Job, *, avoid: Collection[str] = ()) -> Allocation:
         """See ``Scheduler.submit``."""
@@ -137,6 +141,12 @@ class MemoryScheduler:
         await self._reach()
         if node in self.lost:
             raise UnavailableError(f"node {node} is lost: {verb} waits until it is back")
+        if verb in self.held:
+            self.at_work.append(verb)
+            try:
+                await self.held[verb].wait()
+            finally:
+                self.at_work.remove(verb)
         if verb == "remove-disk":
             sandbox_id = str(arguments["sandbox_id"])
             there = self._allocations.get(sandbox_id)

@@ -11,6 +11,7 @@ from tests.support import postgres as postgres_server
 from tests.support.nomad_rig import KINDS, one_of
 from tests.support.records import Place, in_postgres, in_sqlite
 from tests.support.runner_rig import Rig
+from tests.support.s3_server import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,6 +50,13 @@ def nomad(every_nomad: Nomad) -> Iterator[Nomad]:
 def postgres() -> Iterator[Postgres]:
     """A server of the tests' own, started by the first test that wants it."""
     with postgres_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3, started by the first test that wants it."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "log") as server:
         yield server
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from jobs.installed import install_tools, interpreter
 from jobs.runner import sealing
 from jobs.runner.objects import Objects
 from tests.support.runner_rig import NEEDS, Rig
+
+if TYPE_CHECKING:
+    from tests.support.s3_server import S3Server
 
 pytestmark = [pytest.mark.contract, *NEEDS]
 A = "a" * 26
@@ -126,6 +129,31 @@ def test_nothing_readable_leaves_the_node(
     assert KEY not in json.dumps(rig.control.reports)
     with pytest.raises(sealing.SealError):
         list(sealing.unseal([stored], bytes.fromhex(KEY), "b" * 26))
+
+
+def test_a_server_that_speaks_s3_keeps_archives(
+    rig: Rig, s3: S3Server, where: dict[str, Any], used: dict[str, tuple[Any, ...]]
+) -> None:
+    rig.control.archive = far = s3.where("archives") | {"key": KEY}
+    packed = pack(rig)
+    assert f"archives/{packed['name']}" in s3.kept()
+    rig.verb("remove-disk", data=str(rig.data), sandbox_id=A, generation=3)
+    away = far | packed | {"options": far["options"] | {"endpoint": "http://127.0.0.1:1"}}
+    assert "the archive store s3://kept/archives cannot be used" in restore(rig, away)["error"]
+    assert restore(rig, far | packed) == {}
+    assert tree(rig) == used
+
+
+def test_another_key_opens_nothing(
+    rig: Rig, where: dict[str, Any], used: dict[str, tuple[Any, ...]]
+) -> None:
+    packed = pack(rig)
+    rig.verb("remove-disk", data=str(rig.data), sandbox_id=A)
+    said = restore(rig, where | packed | {"key": "5b" * 32})
+    assert said["error"] == "the archive is damaged, or not this sandbox's"
+    assert not list((rig.data / "disks" / A).glob("disk.img*"))
+    assert restore(rig, where | packed) == {}
+    assert tree(rig) == used
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing", "replaced"])
