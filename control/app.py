@@ -145,7 +145,8 @@ class Control:
             ),
             share=settings.collect_share,
         )
-        self.keeper = SnapshotKeeper(store, adapters.scheduler, settings, now)
+        self.keeper = SnapshotKeeper(self._world, store, settings)
+        self.keeper.woken = self.wake
         self.api = create_api(self._service())
         self._waker = Waker(self.records, self.wake, now, settings.hold_seconds)
         door = Door(self.assignment, settings.domains, now)
@@ -192,12 +193,12 @@ class Control:
         return Service(
             settings=settings,
             store=store,
-            sandboxes=lambda owner: Sandboxes(owner, store, self.records, settings, self.wake, now),
+            sandboxes=lambda owner: Sandboxes(
+                self._snapshots(owner), store, self.records, settings, self.wake, now
+            ),
             volumes=lambda owner: Volumes(owner, store.volumes, settings, self._volumes.wake, now),
             archives=self._archives,
-            snapshots=lambda owner: Snapshots(
-                owner, store.snapshots, settings, self.keeper.wake, now
-            ),
+            snapshots=self._snapshots,
             organizations=Organizations(store, self._keys, now),
             keys=self._keys,
             reports=Reports(
@@ -239,6 +240,10 @@ class Control:
             silences=reconciler.silences,
         )
         return self._metrics.text(reading)
+
+    def _snapshots(self, owner: str) -> Snapshots:
+        store = self._adapters.store.snapshots
+        return Snapshots(owner, store, self._settings, self.keeper.wake, now)
 
     def wake(self, sandbox_id: SandboxId) -> None:
         """Have a look at a sandbox soon."""

@@ -18,6 +18,7 @@ from control.errors import (
     UnavailableError,
 )
 from control.model import (
+    BUILDING_STATES,
     LIVE_STATES,
     STARTING_STATES,
     DesiredState,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from control.model import Archive
+    from control.model import Archive, Snapshot
     from jobs.runner.message import Head
     from jobs.scheduler import Allocation
 
@@ -74,6 +75,8 @@ def start(sandbox: Sandbox, now: datetime) -> Sandbox:
         return replace(sandbox, desired_state=DesiredState.STARTED, updated_at=now)
     if sandbox.state is State.ARCHIVING:
         return _begin(sandbox, now)
+    if sandbox.state is State.BUILD_FAILED:
+        raise InvalidError("Sandbox is in an errored state")
     if sandbox.state is State.ERROR and not sandbox.recoverable:
         raise InvalidError("Sandbox is in an errored state")
     if not sandbox.is_settled:
@@ -155,13 +158,31 @@ def archive(sandbox: Sandbox, now: datetime, key: str) -> Sandbox:
     return replace(moved, error_reason=None, archive=None, secrets=secrets)
 
 
+def snapshot(sandbox: Sandbox, snapshot_id: str, now: datetime) -> Sandbox:
+    """Note that a snapshot is being made of it; nothing else is done with it until that is over.
+
+    Raises:
+        NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
+        InvalidError: it is neither started nor stopped.
+    """
+    exists(sandbox)
+    if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
+        raise ConflictError("Sandbox state change in progress")
+    if sandbox.state not in {State.STARTED, State.STOPPED}:
+        raise InvalidError("Sandbox must be started or stopped to make a snapshot of it")
+    return replace(sandbox, snapshotting=snapshot_id, updated_at=now)
+
+
 def delete(sandbox: Sandbox, now: datetime) -> Sandbox:
     """Ask for the end, from every state; the name is free at once."""
     if sandbox.desired_state is DesiredState.DESTROYED:
         return sandbox
     moved = _moved(sandbox, State.DESTROYING, DesiredState.DESTROYED, now)
     stamp = int(now.timestamp() * 1000)
-    return replace(moved, name=f"DESTROYED_{sandbox.name}_{stamp}", error_reason=None)
+    return replace(
+        moved, name=f"DESTROYED_{sandbox.name}_{stamp}", error_reason=None, snapshotting=""
+    )
 
 
 def amend(change: Callable[[Sandbox], Sandbox], now: datetime) -> Callable[[Sandbox], Sandbox]:
@@ -385,6 +406,8 @@ def expire(sandbox: Sandbox, judged: Sandbox, now: datetime) -> Sandbox:
 
 
 def _unchanged(sandbox: Sandbox, judged: Sandbox) -> None:
+    if sandbox.snapshotting:
+        raise ConflictError("a snapshot is being made of it")
     if _timed(sandbox) != _timed(judged):
         raise ConflictError("the sandbox was used, started or changed meanwhile")
 
@@ -392,6 +415,45 @@ def _unchanged(sandbox: Sandbox, judged: Sandbox) -> None:
 def _timed(sandbox: Sandbox) -> tuple[object, ...]:
     wanted = sandbox.state, sandbox.desired_state, sandbox.run.generation, sandbox.intervals
     return *wanted, sandbox.destroy_at, sandbox.stopped_at, sandbox.last_activity_at
+
+
+# -- what becomes of images --------------------------------------------------------------------
+
+
+def building(sandbox: Sandbox, now: datetime) -> Sandbox:
+    """Note that its image is being made."""
+    if sandbox.state is not State.PENDING_BUILD:
+        return sandbox
+    return _moved(sandbox, State.BUILDING_SNAPSHOT, sandbox.desired_state, now)
+
+
+def built(sandbox: Sandbox, image: Snapshot, now: datetime) -> Sandbox:
+    """Begin its first start: its image is there."""
+    if sandbox.state not in BUILDING_STATES:
+        return sandbox
+    moved = _moved(sandbox, State.CREATING, DesiredState.STARTED, now)
+    return replace(
+        moved,
+        image_id=image.image_id,
+        user=sandbox.user or image.user,
+        entrypoint=image.entrypoint,
+        last_activity_at=now,
+    )
+
+
+def build_failed(sandbox: Sandbox, reason: str, now: datetime) -> Sandbox:
+    """Note why it will have no image."""
+    if sandbox.state not in BUILDING_STATES:
+        return sandbox
+    moved = _moved(sandbox, State.BUILD_FAILED, sandbox.desired_state, now)
+    return replace(moved, error_reason=reason[:MAX_REASON])
+
+
+def snapshotted(sandbox: Sandbox, snapshot_id: str, now: datetime) -> Sandbox:
+    """Note that the snapshot that was being made of it is, or has failed."""
+    if sandbox.snapshotting != snapshot_id:
+        return sandbox
+    return replace(sandbox, snapshotting="", updated_at=now)
 
 
 # -- what reconcile finds ----------------------------------------------------------------------

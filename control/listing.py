@@ -91,6 +91,7 @@ class Filter:
     created: Period = Period()
     active: Period = Period()
     with_errored_deleted: bool = False
+    with_hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,8 @@ RESTING_STATES = frozenset(
     }
 )
 DISKLESS_STATES = frozenset({State.ARCHIVED, State.DESTROYING, State.DESTROYED})
+# Its image is still to be made.
+BUILDING_STATES = frozenset({State.PENDING_BUILD, State.BUILDING_SNAPSHOT})
 LIVE_STATES = STARTING_STATES | {State.STARTED, State.UNKNOWN}  # unknown: perhaps it runs
 
 
@@ -146,6 +148,14 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Build:
+    """What an image is built from: a Dockerfile, and the archives that it copies from, by hash."""
+
+    dockerfile: str
+    contexts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The newest start of a sandbox.
 
@@ -200,6 +210,9 @@ class Sandbox:
         stopped_by: who ended its newest run or asked for that; None while it is to run.
         stopped_at: when that run was over.
         destroy_at: when ``intervals.ttl`` is over.
+        build: what its image is built from, None if it is made from a snapshot.
+        snapshotting: the id of the snapshot that is being made of it; empty if none is.
+        hidden: that it is ours, to build an image in, and no user's.
     """
 
     id: SandboxId
@@ -234,6 +247,9 @@ class Sandbox:
     last_activity_at: datetime
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     archive: Archive | None = None
+    build: Build | None = None
+    snapshotting: str = ""
+    hidden: bool = False
 
     @property
     def is_in_archive(self) -> bool:
@@ -243,7 +259,9 @@ class Sandbox:
     @property
     def is_settled(self) -> bool:
         """Tell whether it is where it was asked to be, or has failed to get there."""
-        if self.state is State.ERROR:
+        if self.snapshotting:
+            return False
+        if self.state in {State.ERROR, State.BUILD_FAILED}:
             return self.desired_state is not DesiredState.DESTROYED
         return self.state.value == self.desired_state.value
 
@@ -297,7 +315,8 @@ class Snapshot:
 
     ``image_name`` is what its image was called where it comes from, empty for the server's own;
     ``user`` is the image's own; ``private_ports`` are never public, whatever the sandbox is. Those
-    that are ``general`` are for every organisation, others for their own.
+    that are ``general`` are for every organisation, others for their own. One that is ``hidden``
+    is kept for who builds the same again.
     """
 
     id: str
@@ -311,6 +330,8 @@ class Snapshot:
     resources: Resources
     image_name: str = ""
     source_sandbox_id: str | None = None
+    build: Build | None = None
+    hidden: bool = False
     size_bytes: int
     state: SnapshotState = SnapshotState.ACTIVE
     error_reason: str | None = None

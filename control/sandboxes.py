@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 
 from control import lifecycle, previews, snapshot_states
 from control.archives import new_archive_key
-from control.errors import ConflictError, InvalidError, NotFoundError
-from control.model import REGION, STARTING_STATES, Sandbox, Secrets, Snapshot, State
+from control.errors import ConflictError, InvalidError, NotFoundError, YurtError
+from control.model import (
+    REGION,
+    STARTING_STATES,
+    Sandbox,
+    Secrets,
+    Snapshot,
+    SnapshotState,
+    State,
+)
 from control.naming import PreviewHost, new_sandbox_id, preview_host
 from control.snapshots import usable_snapshot
 from control.volumes import usable_mounts
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from control.naming import SandboxId
     from control.records import Records
     from control.settings import Settings
+    from control.snapshots import Snapshots
     from control.store import Store
     from control.wishes import Wish
 
@@ -35,26 +44,32 @@ class Sandboxes:
 
     def __init__(
         self,
-        organization_id: str,
+        snapshots: Snapshots,
         store: Store,
         records: Records,
         settings: Settings,
         wake: Callable[[SandboxId], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._owner = organization_id
+        """Prepare; they are of the organisation that ``snapshots`` are of."""
+        self._owner, self._snapshots = snapshots.owner, snapshots
         self._store, self._records, self._settings = store, records, settings
         self._wake, self._now = wake, now
 
     async def create(self, wish: Wish) -> Sandbox:
         """Store a new sandbox and wait until it is started, has failed, or takes too long.
 
+        One whose image is to be built first is returned at once.
+
         Raises:
             InvalidError: the wish cannot be fulfilled as it is.
             ConflictError: the name is taken.
         """
         check(wish)
-        snapshot = await usable_snapshot(self._store.snapshots, self._owner, wish.snapshot)
+        if wish.build is None:
+            snapshot = await usable_snapshot(self._store.snapshots, self._owner, wish.snapshot)
+        else:
+            snapshot = await self._snapshots.of_build(wish)
         mounts = await usable_mounts(self._store.volumes, self._owner, wish.volumes)
         sandbox = self._described(replace(wish, volumes=mounts), snapshot)
         try:
@@ -76,12 +91,13 @@ class Sandboxes:
 
     def _described(self, wish: Wish, snapshot: Snapshot) -> Sandbox:
         now, sandbox_id = self._now(), new_sandbox_id()
+        is_there = snapshot.state is SnapshotState.ACTIVE
         return Sandbox(
             id=sandbox_id,
             name=wish.name or sandbox_id,
             organization_id=self._owner,
             snapshot=snapshot.name,
-            image_id=snapshot.image_id,
+            image_id=snapshot.image_id if is_there else "",
             user=wish.user or snapshot.user,
             entrypoint=snapshot.entrypoint,
             labels=wish.labels,
@@ -92,6 +108,8 @@ class Sandboxes:
             target=wish.target or REGION,
             resources=wished_resources(wish, snapshot.resources, self._settings),
             intervals=wish.intervals,
+            state=State.CREATING if is_there else State.PENDING_BUILD,
+            build=wish.build,
             destroy_at=wish.intervals.end(now),
             created_at=now,
             updated_at=now,
@@ -145,6 +163,25 @@ class Sandboxes:
     async def delete(self, id_or_name: str) -> Sandbox:
         """Have a sandbox removed, whatever state it is in; does not wait for it."""
         return await self._move(id_or_name, lifecycle.delete)
+
+    async def snapshot(self, id_or_name: str, name: str) -> Sandbox:
+        """Make a snapshot of a sandbox, and wait until it is there or takes too long.
+
+        Raises:
+            InvalidError: the name is not possible, or the sandbox neither started nor stopped.
+            ConflictError: the name is taken, or the sandbox is on its way to somewhere else.
+        """
+        sandbox, now = await self.get(id_or_name), self._now()
+        lifecycle.snapshot(sandbox, "", now)  # before anything is stored
+        made = await self._snapshots.of_sandbox(sandbox, name)
+        try:
+            marked = await self._records.change(
+                sandbox.id, lambda record: lifecycle.snapshot(record, made.id, now)
+            )
+        except YurtError:
+            await self._snapshots.forget(made)
+            raise
+        return await self._until(marked, lambda s: s.snapshotting != made.id)
 
     async def _move(
         self, id_or_name: str, change: Callable[[Sandbox, datetime], Sandbox]

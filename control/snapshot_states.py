@@ -9,18 +9,22 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from control import lifecycle
 from control.errors import ForbiddenError, InvalidError
-from control.model import Snapshot, SnapshotState
+from control.model import Snapshot, SnapshotState, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
+
+    from control.model import Sandbox
 
 MAX_REASON = 2000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
 _FAILED = {SnapshotState.ERROR, SnapshotState.BUILD_FAILED}
 # Where something is still to be done by the server.
-UNFINISHED = frozenset({SnapshotState.PENDING, SnapshotState.PULLING, SnapshotState.REMOVING})
+_MAKING = frozenset({SnapshotState.PENDING, SnapshotState.PULLING, SnapshotState.BUILDING})
+UNFINISHED = _MAKING | {SnapshotState.REMOVING}
 
 
 def check_name(name: str | None) -> str:
@@ -37,16 +41,24 @@ def check_name(name: str | None) -> str:
     return name
 
 
-def pulling(snapshot: Snapshot, now: datetime) -> Snapshot:
-    """Note that the image is being fetched."""
+def making(snapshot: Snapshot, now: datetime) -> Snapshot:
+    """Note that the image is being fetched or built."""
     if snapshot.state is not SnapshotState.PENDING:
         return snapshot
-    return replace(snapshot, state=SnapshotState.PULLING, updated_at=now)
+    state = SnapshotState.BUILDING if snapshot.build else SnapshotState.PULLING
+    return replace(snapshot, state=state, updated_at=now)
+
+
+def again(snapshot: Snapshot, now: datetime) -> Snapshot:
+    """Try once more what has failed."""
+    if snapshot.state not in _FAILED:
+        return snapshot
+    return replace(snapshot, state=SnapshotState.PENDING, error_reason=None, updated_at=now)
 
 
 def made(snapshot: Snapshot, image: Mapping[str, Any], now: datetime) -> Snapshot:
     """Note that the image is there; one that was deleted meanwhile stays so."""
-    if snapshot.state not in UNFINISHED - {SnapshotState.REMOVING}:
+    if snapshot.state not in _MAKING:
         return snapshot
     return replace(
         snapshot,
@@ -61,10 +73,11 @@ def made(snapshot: Snapshot, image: Mapping[str, Any], now: datetime) -> Snapsho
 
 def failed(snapshot: Snapshot, reason: str, now: datetime) -> Snapshot:
     """Note why there will be no image."""
-    if snapshot.state not in UNFINISHED - {SnapshotState.REMOVING}:
+    if snapshot.state not in _MAKING:
         return snapshot
     reason = reason[:MAX_REASON]
-    return replace(snapshot, state=SnapshotState.ERROR, error_reason=reason, updated_at=now)
+    state = SnapshotState.BUILD_FAILED if snapshot.build else SnapshotState.ERROR
+    return replace(snapshot, state=state, error_reason=reason, updated_at=now)
 
 
 def activate(snapshot: Snapshot, now: datetime) -> Snapshot:
@@ -109,6 +122,28 @@ def remove(snapshot: Snapshot, now: datetime) -> Snapshot:
         return snapshot
     name = f"REMOVING_{snapshot.id}"
     return replace(snapshot, name=name, state=SnapshotState.REMOVING, updated_at=now)
+
+
+def await_image(
+    sandbox: Sandbox, snapshot: Snapshot | None, now: datetime
+) -> Callable[[Sandbox], Sandbox] | None:
+    """Tell what becomes of a sandbox that waits for a snapshot; None if it waits on."""
+    is_made = snapshot is not None and snapshot.state is SnapshotState.ACTIVE
+    is_being_made = snapshot is not None and snapshot.state in _MAKING
+    if sandbox.snapshotting:
+        if is_being_made:
+            return None
+        return lambda record: lifecycle.snapshotted(record, sandbox.snapshotting, now)
+    if snapshot is not None and is_made:
+        return lambda record: lifecycle.built(record, snapshot, now)
+    if not is_being_made:
+        reason = (snapshot and snapshot.error_reason) or "its image was deleted"
+        return lambda record: lifecycle.build_failed(record, reason, now)
+    if snapshot is not None and snapshot.state is not SnapshotState.PENDING:
+        if sandbox.state is not State.PENDING_BUILD:
+            return None
+        return lambda record: lifecycle.building(record, now)
+    return None
 
 
 def used(snapshot: Snapshot, now: datetime) -> Snapshot:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from control import snapshot_states
+from control import dockerfiles, snapshot_states
 from control.errors import ConflictError, InvalidError, NotFoundError
 from control.model import ORGANIZATION, Resources, Snapshot, SnapshotState
 from control.references import image_name, reference
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from control.listing import SnapshotPage, SnapshotQuery
+    from control.model import Build, Sandbox
     from control.settings import Settings
     from control.store import SnapshotStore, Store
     from jobs.images import Image
 
 DEFAULT = "default"
+_BUILT = "_build_"  # no user's snapshot can be called like that
 _RESOURCES = Resources(cpu=1, memory_gib=1, disk_gib=3)
 
 
@@ -82,8 +87,14 @@ async def existing_snapshot(
     return snapshot
 
 
+def digest_of(build: Build) -> str:
+    """Name a build by what it is made from."""
+    text = json.dumps([build.dockerfile, build.contexts])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class Snapshots:
-    """The use cases around an organisation's snapshots."""
+    """The use cases around an organisation's snapshots; ``owner`` is its id."""
 
     def __init__(
         self,
@@ -93,18 +104,18 @@ class Snapshots:
         wake: Callable[[], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._owner, self._store, self._settings = organization_id, store, settings
+        self.owner, self._store, self._settings = organization_id, store, settings
         self._wake, self._now = wake, now
 
     async def create(
         self, name: str | None, image: str | None, wish: Wish, entrypoint: Sequence[str] = ()
     ) -> Snapshot:
-        """Store a new snapshot whose image is fetched soon.
+        """Store a new snapshot whose image is fetched or built soon.
 
         Args:
             name: of the snapshot.
-            image: its image, with a tag or a digest.
-            wish: the resources of sandboxes made from it.
+            image: its image, with a tag or a digest, unless it is built.
+            wish: the resources of sandboxes made from it, and how it is built.
             entrypoint: what they run, empty for the image's own.
 
         Raises:
@@ -112,33 +123,87 @@ class Snapshots:
             ConflictError: the name is taken.
         """
         checked = snapshot_states.check_name(name)
-        source = image_name(image)
-        reference(source, self._settings.allowed_registries)
+        source = "" if wish.build else image_name(image)
+        self._require_allowed(wish.build, source)
+        resources = wished_resources(wish, _RESOURCES, self._settings)
+        new = self._new(checked, resources, tuple(entrypoint))
+        return await self._insert(replace(new, image_name=source, build=wish.build))
+
+    async def of_build(self, wish: Wish) -> Snapshot:
+        """Return what a build makes, which others may have asked for; it is made if need be.
+
+        Raises:
+            InvalidError: its base image is not allowed.
+        """
+        build = wish.build
+        assert build is not None
+        self._require_allowed(build, "")
+        name = f"{_BUILT}{digest_of(build)}"
+        known = await self._store.get(self.owner, name)
+        if known is None:
+            resources = wished_resources(wish, _RESOURCES, self._settings)
+            new = replace(self._new(name, resources), build=build, hidden=True)
+            try:
+                return await self._insert(new)
+            except ConflictError:  # somebody else was faster
+                known = await self.get(name)
         now = self._now()
-        snapshot = Snapshot(
+        asked = await self._store.change(known.id, lambda there: snapshot_states.again(there, now))
+        self._wake()
+        return asked
+
+    async def of_sandbox(self, sandbox: Sandbox, name: str) -> Snapshot:
+        """Store a new snapshot of a sandbox; it is made as soon as the sandbox's record names it.
+
+        Raises:
+            InvalidError: the name is not possible.
+            ConflictError: the name is taken.
+        """
+        new = self._new(snapshot_states.check_name(name), sandbox.resources, sandbox.entrypoint)
+        return await self._insert(
+            replace(
+                new,
+                user=sandbox.user,
+                private_ports=sandbox.private_ports,
+                source_sandbox_id=sandbox.id,
+            )
+        )
+
+    async def forget(self, snapshot: Snapshot) -> None:
+        """Take back a snapshot that is not to be made after all."""
+        await self._store.remove(snapshot.id)
+
+    def _require_allowed(self, build: Build | None, image: str) -> None:
+        base = dockerfiles.read(build.dockerfile).base if build else image
+        reference(base, self._settings.allowed_registries)
+
+    def _new(self, name: str, resources: Resources, entrypoint: tuple[str, ...] = ()) -> Snapshot:
+        now = self._now()
+        return Snapshot(
             id=str(uuid.uuid4()),
-            name=checked,
-            organization_id=self._owner,
+            name=name,
+            organization_id=self.owner,
             image_id="",
-            image_name=source,
             user="",
-            entrypoint=tuple(entrypoint),
-            resources=wished_resources(wish, _RESOURCES, self._settings),
+            entrypoint=entrypoint,
+            resources=resources,
             size_bytes=0,
             state=SnapshotState.PENDING,
             created_at=now,
             updated_at=now,
         )
+
+    async def _insert(self, snapshot: Snapshot) -> Snapshot:
         try:
             await self._store.insert(snapshot)
         except ConflictError as error:
-            raise ConflictError(f"Snapshot with name {checked} already exists") from error
+            raise ConflictError(f"Snapshot with name {snapshot.name} already exists") from error
         self._wake()
         return snapshot
 
     async def page(self, wanted: SnapshotQuery) -> SnapshotPage:
         """Return the snapshots that fit."""
-        return await self._store.page(self._owner, wanted)
+        return await self._store.page(self.owner, wanted)
 
     async def get(self, id_or_name: str) -> Snapshot:
         """Return a snapshot.
@@ -146,7 +211,7 @@ class Snapshots:
         Raises:
             NotFoundError: there is none.
         """
-        return await existing_snapshot(self._store, self._owner, id_or_name)
+        return await existing_snapshot(self._store, self.owner, id_or_name)
 
     async def activate(self, id_or_name: str) -> Snapshot:
         """Let sandboxes be made from it again."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError
-from control.model import Intervals, Mount, NetworkPolicy, Resources
+from control.model import Build, Intervals, Mount, NetworkPolicy, Resources
 from control.naming import is_sandbox_name
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Wish:
 
     name: str | None = None
     snapshot: str | None = None
+    build: Build | None = None
     user: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -69,6 +69,7 @@ class MemoryScheduler:
         self.disk_mib = DISK_MIB
         self.images: dict[str, Mapping[str, Any]] = {}
         self.kept: set[str] | None = None
+        self._made = 0
         self.jobs: dict[str, Job] = {}
         self._allocations: dict[str, Allocation] = {}
         self._changes: asyncio.Queue[str] = asyncio.Queue()
@@ -159,7 +160,7 @@ class MemoryScheduler:
             self.volumes.pop(str(arguments["volume_id"]), None)
         if verb == "archive-disk":
             return self._archived(arguments)
-        if verb.endswith(("-image", "-images")):
+        if verb.endswith(("-image", "-images")) or verb == "commit-disk":
             return self._with_images(verb, arguments)
         if verb == "inventory":
             running = [name for name, there in self._allocations.items() if there.running]
@@ -183,7 +184,12 @@ class MemoryScheduler:
         if verb == "collect-images":
             self.kept = set(arguments["keep"])
             return {"removed": []}
-        return {}
+        known = {image["id"]: image for image in self.images.values()}
+        base = known.get(str(arguments["image_id"]), {"user": "", "size_bytes": 1 << 30})
+        self._made += 1
+        made = {**base, **arguments.get("defaults", {}), "id": f"{self._made:064x}"}
+        self.images[made["id"]] = made
+        return {"image": made, "node": NODE}
 
     async def nodes(self) -> list[NodeStatus]:
         """See ``Scheduler.nodes``: there is one."""

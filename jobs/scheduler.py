@@ -139,7 +139,9 @@ class Scheduler(Protocol):
         Verbs: ``remove-disk`` (``sandbox_id``), ``archive-disk`` (``sandbox_id``, ``generation``,
         ``control_url``), ``make-volume`` (``volume_id``, ``size`` in bytes), ``remove-volume``
         (``volume_id``), ``fetch-image`` (``image_id``), ``import-image`` (``reference``, ``plain``,
-        ``most_bytes``), ``collect-images`` (``keep``), ``sweep``, ``inventory``. Whoever is
+        ``most_bytes``), ``commit-disk`` (``sandbox_id``, ``image_id``, ``generation``,
+        ``most_bytes``), ``derive-image`` (``image_id``, ``defaults``), ``collect-images``
+        (``keep``), ``sweep``, ``inventory``. Whoever is
         cancelled while waiting has the work ended.
 
         Raises:

@@ -10,8 +10,9 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from control import dockerfiles
 from control.errors import InvalidError, NotServedError, UnsupportedError
-from control.model import NetworkPolicy, Permission
+from control.model import Build, NetworkPolicy, Permission
 from control.mounts import checked_mount
 from control.naming import parse_port
 from control.organizations import Limits
@@ -36,6 +37,23 @@ class MountBody(_Strict):
     subpath: str | None = None
 
 
+class BuildBody(_Strict):
+    """``buildInfo``: what an image is built from."""
+
+    dockerfile: str = Field(alias="dockerfileContent")
+    contexts: list[str] | None = Field(default=None, alias="contextHashes")
+
+    def build(self) -> Build:
+        """Return what is asked for.
+
+        Raises:
+            InvalidError: the Dockerfile cannot be read.
+            UnsupportedError: an instruction is not supported.
+        """
+        dockerfiles.read(self.dockerfile)
+        return Build(self.dockerfile, tuple(self.contexts or ()))
+
+
 class CreateBody(_Strict):
     """``POST /sandbox``."""
 
@@ -55,7 +73,7 @@ class CreateBody(_Strict):
     auto_archive_interval: int | None = Field(default=None, alias="autoArchiveInterval")
     auto_delete_interval: int | None = Field(default=None, alias="autoDeleteInterval")
 
-    build_info: dict[str, Any] | None = Field(default=None, alias="buildInfo")
+    build_info: BuildBody | None = Field(default=None, alias="buildInfo")
     volumes: list[MountBody] | None = None
     secrets: list[Any] | None = None
     linked_sandbox: str | None = Field(default=None, alias="linkedSandbox")
@@ -79,6 +97,7 @@ class CreateBody(_Strict):
         return Wish(
             name=self.name or None,
             snapshot=self.snapshot or None,
+            build=self.build_info.build() if self.build_info else None,
             user=self.user or None,
             env=self.env or {},
             labels=self.labels or {},
@@ -105,7 +124,6 @@ class CreateBody(_Strict):
     def _refuse_unsupported(self) -> None:
         require_no_domains(self.domain_allow_list)
         for asked, what in (
-            (self.build_info is not None, "building images: create from a snapshot instead"),
             (self.secrets, "secrets: pass values as env instead"),
             (self.linked_sandbox, "linked sandboxes"),
             (self.outbound_proxy_url, "outboundProxyUrl: set the proxy variables as env instead"),
@@ -159,7 +177,7 @@ class SnapshotBody(_Strict):
     cpu: int | None = None
     memory: int | None = None
     disk: int | None = None
-    build_info: dict[str, Any] | None = Field(default=None, alias="buildInfo")
+    build_info: BuildBody | None = Field(default=None, alias="buildInfo")
     gpu: int | None = None
 
     def wish(self) -> Wish:
@@ -168,13 +186,29 @@ class SnapshotBody(_Strict):
         Raises:
             UnsupportedError: this version cannot do that.
         """
-        if self.build_info is not None:
-            raise UnsupportedError(
-                "This version does not support building images: name one as imageName instead"
-            )
         if self.gpu:
             raise UnsupportedError("This version does not support GPUs")
-        return Wish(cpu=self.cpu, memory_gib=self.memory, disk_gib=self.disk)
+        if self.build_info is not None and self.image_name:
+            raise InvalidError("Cannot use both imageName and buildInfo")
+        build = self.build_info.build() if self.build_info else None
+        return Wish(build=build, cpu=self.cpu, memory_gib=self.memory, disk_gib=self.disk)
+
+
+class SandboxSnapshotBody(_Strict):
+    """``POST /sandbox/{s}/snapshot``."""
+
+    name: str
+    include_memory: bool | None = Field(default=None, alias="includeMemory")
+
+    def wanted(self) -> str:
+        """Return the name.
+
+        Raises:
+            UnsupportedError: memory is to be in it, too.
+        """
+        if self.include_memory:
+            raise UnsupportedError("This version does not support snapshots of memory")
+        return self.name
 
 
 class LabelsBody(_Strict):

@@ -9,12 +9,21 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from control.api.bodies import CreateBody, LabelsBody, NetworkBody, integer, read_body, truth
+from control.api.bodies import (
+    CreateBody,
+    LabelsBody,
+    NetworkBody,
+    SandboxSnapshotBody,
+    integer,
+    read_body,
+    truth,
+)
+from control.api.build_logs import build_log
 from control.api.caller import AnyCaller, Caller, Deleter, Writer
 from control.api.description import takes
 from control.api.lists import cursor_order, page_order, read_filter
 from control.api.wire import answer, sandbox_json
-from control.errors import UnsupportedError
+from control.errors import NotFoundError, UnsupportedError
 from control.listing import Filter, Order, encode_cursor
 from control.model import Intervals, Sandbox
 from control.sandboxes import with_new_file_key
@@ -172,6 +181,31 @@ async def _set_interval(
 
 async def _amend(caller: Caller, name: str, change: Callable[[Sandbox], Sandbox]) -> Response:
     return _one(caller, await caller.sandboxes.amend(name, change))
+
+
+@router.post("/{name}/snapshot", openapi_extra=takes(SandboxSnapshotBody))
+async def make_snapshot(name: str, request: Request, caller: Writer) -> Response:
+    """Make a snapshot of a sandbox's files."""
+    body = await read_body(request, SandboxSnapshotBody)
+    return _one(caller, await caller.sandboxes.snapshot(name, body.wanted()))
+
+
+@router.get("/{name}/build-logs-url")
+async def build_logs_url(name: str, caller: AnyCaller) -> Response:
+    """Say where the log of its build is."""
+    sandbox = await caller.sandboxes.get(name)
+    return answer(
+        {"url": f"{caller.service.settings.base_url}/api/sandbox/{sandbox.id}/build-logs"}
+    )
+
+
+@router.get("/{name}/build-logs")
+async def build_logs(name: str, request: Request, caller: AnyCaller) -> Response:
+    """Show the log of its build, on request to its end."""
+    sandbox = await caller.sandboxes.get(name)
+    if sandbox.build is None:
+        raise NotFoundError(f"Sandbox {name} was not built from a Dockerfile")
+    return build_log(caller, await caller.snapshots.get(sandbox.snapshot), request)
 
 
 @router.post("/{name}/network-settings", openapi_extra=takes(NetworkBody))

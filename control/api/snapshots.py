@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from control.api.bodies import SnapshotBody, read_body
+from control.api.build_logs import build_log
 from control.api.caller import AnyCaller, SnapshotDeleter, SnapshotWriter
 from control.api.description import takes
 from control.api.lists import snapshot_query
@@ -55,6 +56,21 @@ async def deactivate_snapshot(name: str, caller: SnapshotWriter) -> Response:
     """Let no more sandboxes be made from it."""
     await caller.snapshots.deactivate(name)
     return Response(status_code=204)
+
+
+@router.get("/snapshots/{name:path}/build-logs-url")
+async def build_logs_url(name: str, caller: AnyCaller) -> Response:
+    """Say where the log of its build is."""
+    found = await caller.snapshots.get(name)
+    return answer(
+        {"url": f"{caller.service.settings.base_url}/api/snapshots/{found.id}/build-logs"}
+    )
+
+
+@router.get("/snapshots/{name:path}/build-logs")
+async def build_logs(name: str, request: Request, caller: AnyCaller) -> Response:
+    """Show the log of its build, on request to its end."""
+    return build_log(caller, await caller.snapshots.get(name), request)
 
 
 @router.get("/snapshots/{name:path}")

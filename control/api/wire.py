@@ -17,6 +17,7 @@ from control.model import (
     STARTING_STATES,
     ApiKey,
     AuditLine,
+    Build,
     DesiredState,
     Mount,
     Organization,
@@ -80,6 +81,11 @@ class Sdk:
         """Tell whether it takes a list of sandboxes as a bare array."""
         return self._before(_SINCE_CURSOR_LIST)
 
+    @property
+    def knows_all(self) -> bool:
+        """Tell whether it takes states that it does not know for some state."""
+        return not self._before(_SINCE_TOLERANT)
+
     def state(self, state: State) -> State:
         """Return the state to show it."""
         if state is State.RESIZING and not self._before(_SINCE_RESIZING):
@@ -114,8 +120,8 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "id": sandbox.id,
         "organizationId": sandbox.organization_id,
         "name": sandbox.name,
-        "snapshot": sandbox.snapshot,
-        "user": sandbox.user,
+        "snapshot": None if sandbox.build else sandbox.snapshot,
+        "user": sandbox.user or "root",
         "env": sandbox.secrets.env,
         "labels": sandbox.labels,
         "public": sandbox.public,
@@ -127,10 +133,11 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "gpu": 0,
         "memory": resources.memory_gib,
         "disk": resources.disk_gib,
-        "state": sdk.state(sandbox.state).value,
+        "state": sdk.state(_shown(sandbox, sdk)).value,
         "desiredState": sdk.desired(sandbox.desired_state).value,
         # While it starts, that is how far it has come, and no error.
         "errorReason": None if sandbox.state in STARTING_STATES else sandbox.error_reason,
+        "buildInfo": _build_json(sandbox.build, sandbox.snapshot, sandbox.created_at),
         "recoverable": sandbox.recoverable,
         "backupState": _BACKUP_STATES.get(sandbox.state, "None"),
         "autoStopInterval": intervals.stop,
@@ -144,6 +151,22 @@ def sandbox_json(sandbox: Sandbox, sdk: Sdk, toolbox_url: str) -> dict[str, Any]
         "lastActivityAt": iso(sandbox.last_activity_at),
         "sandboxClass": "container",
         "toolboxProxyUrl": toolbox_url,
+    }
+
+
+def _shown(sandbox: Sandbox, sdk: Sdk) -> State:
+    return State.SNAPSHOTTING if sandbox.snapshotting and sdk.knows_all else sandbox.state
+
+
+def _build_json(build: Build | None, reference: str, at: datetime) -> dict[str, Any] | None:
+    if build is None:
+        return None
+    return {
+        "dockerfileContent": build.dockerfile,
+        "contextHashes": list(build.contexts),
+        "createdAt": iso(at),
+        "updatedAt": iso(at),
+        "snapshotRef": reference,
     }
 
 
@@ -175,6 +198,7 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
         "general": snapshot.general,
         "name": snapshot.name,
         "imageName": snapshot.image_name or snapshot.name,
+        "buildInfo": _build_json(snapshot.build, snapshot.name, snapshot.created_at),
         "state": snapshot.state.value,
         "enabled": snapshot.state is not SnapshotState.INACTIVE,
         "size": round(snapshot.size_bytes / BYTES_PER_GIB, 3) or None,

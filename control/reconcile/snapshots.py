@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from control import snapshot_states
 from control.errors import InvalidError, NotFoundError, UnavailableError, WorkError
-from control.model import BYTES_PER_GIB, SnapshotState
-from control.reconcile.apply import bounded
-from control.references import reference
+from control.model import SnapshotState
+from control.naming import SandboxId
+from control.reconcile.apply import World, bounded
+from control.reconcile.builder import Builder
+from control.reconcile.images import Images
+from control.snapshot_states import await_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from control.model import Snapshot
     from control.settings import Settings
     from control.store import Store
-    from jobs.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +34,25 @@ _RETRY_SECONDS = 5.0
 _MAKE_SECONDS = 3600.0
 _COLLECT_SECONDS = 600.0
 _MOST_AT_ONCE = 2
+_MARKED_WITHIN = timedelta(seconds=15)
+# How long who builds the same again finds it: names of base images come to mean newer ones.
+_KEEP_BUILDS = timedelta(hours=24)
 
 
 class SnapshotKeeper:
     """Brings every snapshot to where it is wanted."""
 
-    def __init__(
-        self, store: Store, scheduler: Scheduler, settings: Settings, now: Callable[[], datetime]
-    ) -> None:
-        self._store, self._scheduler, self._settings = store, scheduler, settings
-        self._now = now
+    def __init__(self, world: World, store: Store, settings: Settings) -> None:
+        self._world, self._store, self._settings = world, store, settings
+        self._scheduler, self._now = world.scheduler, world.now
+        self.woken: Callable[[SandboxId], None] = lambda _: None
         self._bell = asyncio.Event()
         self._busy: set[str] = set()
         self._places = asyncio.Semaphore(_MOST_AT_ONCE)
         # An image is in no record between its making and the note of it: none is dropped then.
         self._making = 0
         self._is_collecting_due = False
+        self._images = Images(world.scheduler, settings)
 
     def wake(self) -> None:
         """Have a look soon."""
@@ -63,6 +68,7 @@ class SnapshotKeeper:
                 self._bell.clear()
                 with suppress(UnavailableError):
                     await self._begin(tasks)
+                    await self._tend()
                 # Not `wait_for`: rung while it is cancelled, it would forget the cancellation.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -98,28 +104,52 @@ class SnapshotKeeper:
             await asyncio.sleep(_RETRY_SECONDS)
         finally:
             self._busy.discard(snapshot.id)
+            self.wake()  # who waits for it
 
     async def _make(self, snapshot: Snapshot) -> None:
         change, now = self._store.snapshots.change, self._now
-        snapshot = await change(snapshot.id, lambda known: snapshot_states.pulling(known, now()))
-        if snapshot.state is not SnapshotState.PULLING:
+        snapshot = await change(snapshot.id, lambda known: snapshot_states.making(known, now()))
+        if snapshot.state not in {SnapshotState.PULLING, SnapshotState.BUILDING}:
             return
+        self.wake()
         try:
-            source = reference(snapshot.image_name, self._settings.allowed_registries)
-            arguments = {
-                "reference": source.name,
-                "plain": source.plain,
-                "most_bytes": self._settings.max_image_gib * BYTES_PER_GIB,
-            }
-            async with bounded(f"image {source.name}", _MAKE_SECONDS):
-                done = await self._scheduler.work("import-image", arguments)
+            async with bounded(f"image {snapshot.image_name or snapshot.name}", _MAKE_SECONDS):
+                image = await self._image(snapshot)
         except (WorkError, InvalidError) as error:
             reason = error.reason if isinstance(error, WorkError) else str(error)
             logger.warning("no snapshot", extra={"snapshot": snapshot.id, "error": str(error)})
             await change(snapshot.id, lambda known: snapshot_states.failed(known, reason, now()))
             return
-        image = done["image"]
         await change(snapshot.id, lambda known: snapshot_states.made(known, image, now()))
+
+    async def _image(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Make the image of a snapshot, of whatever kind, and return its description."""
+        if snapshot.build is not None:
+            return await Builder(self._store, self._images, snapshot).build()
+        if snapshot.source_sandbox_id is not None:
+            return await self._committed(snapshot, snapshot.source_sandbox_id)
+        return await self._images.fetched(snapshot.image_name)
+
+    async def _committed(self, snapshot: Snapshot, sandbox_id: str) -> dict[str, Any]:
+        sandbox = await self._world.records.get(SandboxId(sandbox_id))
+        if sandbox is None or sandbox.snapshotting != snapshot.id:
+            if self._now() < snapshot.created_at + _MARKED_WITHIN:
+                raise UnavailableError("the sandbox's record does not name its snapshot yet")
+            raise InvalidError("the sandbox was deleted before its snapshot was made")
+        return await self._images.committed(sandbox)
+
+    # -- who waits -----------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """Let go on who waited for an image that is there, or will not be."""
+        for sandbox in await self._store.sandboxes.awaiting():
+            key = sandbox.snapshotting or sandbox.snapshot
+            snapshot = await self._store.snapshots.get(sandbox.organization_id, key)
+            change = await_image(sandbox, snapshot, self._now())
+            if change is not None:
+                with suppress(NotFoundError):
+                    await self._world.records.change(sandbox.id, change)
+                self.woken(sandbox.id)
 
     # -- images --------------------------------------------------------------------------------
 
@@ -143,6 +173,8 @@ class SnapshotKeeper:
             UnavailableError: what is needed cannot be told.
         """
         self._is_collecting_due = False
+        for old in await self._store.snapshots.outdated(self._now() - _KEEP_BUILDS):
+            await self._store.snapshots.remove(old.id)
         # Snapshots first: a sandbox made from one that is then removed is among the sandboxes.
         keep = await self._store.snapshots.images()
         keep |= await self._store.sandboxes.images()

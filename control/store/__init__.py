@@ -106,6 +106,10 @@ class SandboxStore(Protocol):
         """Return the images that sandboxes need, stopped ones included."""
         ...
 
+    async def awaiting(self) -> list[Sandbox]:
+        """Return the sandboxes whose image is to be made, or that one is being made of."""
+        ...
+
     async def disks(self) -> dict[str, int]:
         """Return the GiB that the limits of all disks sum up to, by node.
 
@@ -209,8 +213,28 @@ class SnapshotStore(Protocol):
         """Return everybody's snapshots in these states, the oldest first."""
         ...
 
+    async def outdated(self, before: datetime) -> list[Snapshot]:
+        """Return everybody's hidden snapshots that are made, and were before a time."""
+        ...
+
     async def images(self) -> set[str]:
         """Return the images of all snapshots."""
+        ...
+
+
+class BuildLogStore(Protocol):
+    """What builds said, in numbered pieces; they go with the snapshot."""
+
+    async def append(self, snapshot_id: str, number: int, text: str) -> None:
+        """Store a piece, after those with lower numbers."""
+        ...
+
+    async def read(self, snapshot_id: str, after: int = -1) -> list[tuple[int, str]]:
+        """Return some pieces with higher numbers than ``after``, in order; none if that is all."""
+        ...
+
+    async def clear(self, snapshot_id: str) -> None:
+        """Forget what an earlier attempt said."""
         ...
 
 
@@ -364,6 +388,11 @@ class Store(Protocol):
     @property
     def snapshots(self) -> SnapshotStore:
         """Snapshots."""
+        ...
+
+    @property
+    def build_logs(self) -> BuildLogStore:
+        """What builds said."""
         ...
 
     @property

@@ -37,6 +37,8 @@ def matching(wanted: Filter) -> ColumnElement[bool]:
 def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     c = sandboxes.c
     yield c.state != State.DESTROYED.value
+    if not wanted.with_hidden:
+        yield not_(c.hidden)
     if wanted.organization_id is not None:
         yield c.organization_id == wanted.organization_id
     if not wanted.with_errored_deleted:

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from control.model import (
     ApiKey,
     Archive,
+    Build,
     DesiredState,
     Intervals,
     Mount,
@@ -108,6 +109,9 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "last_activity_at": to_ms(sandbox.last_activity_at),
         "sealed": vault.seal(json.dumps(asdict(sandbox.secrets)).encode(), _place(sandbox.id)),
         "archive": json.dumps(asdict(sandbox.archive)) if sandbox.archive else None,
+        "build": _build_text(sandbox.build),
+        "snapshotting": sandbox.snapshotting,
+        "hidden": sandbox.hidden,
     }
 
 
@@ -162,7 +166,21 @@ def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
         last_activity_at=from_ms(of["last_activity_at"]),
         secrets=Secrets(**from_json(vault.open(of["sealed"], _place(of["id"])))),
         archive=Archive(**from_json(of["archive"])) if of["archive"] else None,
+        build=_build(of["build"]),
+        snapshotting=of["snapshotting"],
+        hidden=of["hidden"],
     )
+
+
+def _build_text(build: Build | None) -> str | None:
+    return None if build is None else json.dumps([build.dockerfile, build.contexts])
+
+
+def _build(text: str | None) -> Build | None:
+    if text is None:
+        return None
+    dockerfile, contexts = json.loads(text)
+    return Build(dockerfile, tuple(contexts))
 
 
 def _place(sandbox_id: str) -> str:
@@ -197,6 +215,8 @@ def snapshot_values(snapshot: Snapshot) -> dict[str, Any]:
         "size_bytes": snapshot.size_bytes,
         "image_name": snapshot.image_name,
         "source_sandbox_id": snapshot.source_sandbox_id,
+        "build": _build_text(snapshot.build),
+        "hidden": snapshot.hidden,
         "state": snapshot.state.value,
         "error_reason": snapshot.error_reason,
         "created_at": to_ms(snapshot.created_at),
@@ -220,6 +240,8 @@ def snapshot_from(row: Row[Any]) -> Snapshot:
         size_bytes=row.size_bytes,
         image_name=row.image_name,
         source_sandbox_id=row.source_sandbox_id,
+        build=_build(row.build),
+        hidden=row.hidden,
         state=SnapshotState(row.state),
         error_reason=row.error_reason,
         created_at=from_ms(row.created_at),

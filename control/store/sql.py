@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import (
-    and_,
     bindparam,
     delete,
     func,
     insert,
-    literal,
-    or_,
     select,
     text,
     union_all,
@@ -20,8 +17,14 @@ from sqlalchemy import (
 
 from control import quotas
 from control.errors import InvalidError, NotFoundError
-from control.listing import Filter, Order, Page, SnapshotPage, SnapshotQuery, SnapshotSort
-from control.model import Sandbox, Snapshot, SnapshotState, State, Usage, VolumeState
+from control.listing import Filter, Order, Page
+from control.model import (
+    BUILDING_STATES,
+    Sandbox,
+    State,
+    Usage,
+    VolumeState,
+)
 from control.naming import SandboxId
 from control.store import cluster
 from control.store.database import Database, Turn, take_turn
@@ -32,19 +35,17 @@ from control.store.rows import (
     outline_from,
     sandbox_from,
     sandbox_values,
-    snapshot_from,
-    snapshot_values,
     to_ms,
 )
-from control.store.tables import labels, sandboxes, snapshots, volumes
+from control.store.snapshots import SqlBuildLogs, SqlSnapshots
+from control.store.tables import labels, sandboxes, volumes
 from control.store.trail import SqlTrail
 from control.store.volumes import SqlVolumes, write_mounts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from control.store import Outline
@@ -80,7 +81,9 @@ class SqlSandboxes:
         async def work(connection: AsyncConnection) -> None:
             await connection.run_sync(take_turn, Turn.COUNT)
             there = await connection.scalar(
-                select(func.count()).select_from(sandboxes).where(matching(Filter()))
+                select(func.count())
+                .select_from(sandboxes)
+                .where(matching(Filter(with_hidden=True)))
             )
             if there is not None and there >= most:
                 raise InvalidError(_NO_ROOM.format(most=most))
@@ -190,6 +193,13 @@ class SqlSandboxes:
         )
         return {row.image_id for row in rows}
 
+    async def awaiting(self) -> list[Sandbox]:
+        """See ``SandboxStore.awaiting``."""
+        c = sandboxes.c
+        waits = c.state.in_([state.value for state in BUILDING_STATES])
+        rows = await self._database.rows(select(sandboxes).where(waits | (c.snapshotting > "")))
+        return [sandbox_from(row, self._vault) for row in rows]
+
     async def disks(self) -> dict[str, int]:
         """See ``SandboxStore.disks``."""
         c, v = sandboxes.c, volumes.c
@@ -221,109 +231,6 @@ async def _write_labels(
         await connection.execute(insert(labels), rows)
 
 
-class SqlSnapshots:
-    """``SnapshotStore``."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def get(self, organization_id: str, id_or_name: str) -> Snapshot | None:
-        """See ``SnapshotStore.get``."""
-        c = snapshots.c
-        rows = await self._database.rows(
-            select(snapshots)
-            .where(_usable(organization_id), (c.id == id_or_name) | (c.name == id_or_name))
-            .order_by((c.id == id_or_name).desc(), c.general)
-        )
-        return snapshot_from(rows[0]) if rows else None
-
-    async def put(self, snapshot: Snapshot) -> None:
-        """See ``SnapshotStore.put``."""
-        c = snapshots.c
-        same_name = and_(c.organization_id == snapshot.organization_id, c.name == snapshot.name)
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.run_sync(take_turn, Turn.PUT)
-            await connection.execute(delete(snapshots).where((c.id == snapshot.id) | same_name))
-            await connection.execute(insert(snapshots).values(snapshot_values(snapshot)))
-
-        await self._database.write(work)
-
-    async def insert(self, snapshot: Snapshot) -> None:
-        """See ``SnapshotStore.insert``."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(insert(snapshots).values(snapshot_values(snapshot)))
-
-        await self._database.write(work)
-
-    async def change(self, snapshot_id: str, mutate: Callable[[Snapshot], Snapshot]) -> Snapshot:
-        """See ``SnapshotStore.change``."""
-        found = snapshots.c.id == snapshot_id
-
-        async def work(connection: AsyncConnection) -> Snapshot:
-            statement = select(snapshots).where(found).with_for_update()
-            row = (await connection.execute(statement)).one_or_none()
-            if row is None:
-                raise NotFoundError(f"Snapshot with ID or name {snapshot_id} not found")
-            new = mutate(snapshot_from(row))
-            values = snapshot_values(new)
-            await connection.execute(update(snapshots).where(found).values(values))
-            return new
-
-        return await self._database.write(work)
-
-    async def remove(self, snapshot_id: str) -> None:
-        """See ``SnapshotStore.remove``."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(snapshots).where(snapshots.c.id == snapshot_id))
-
-        await self._database.write(work)
-
-    async def in_states(self, states: Collection[SnapshotState]) -> list[Snapshot]:
-        """See ``SnapshotStore.in_states``."""
-        c = snapshots.c
-        among = c.state.in_([state.value for state in states])
-        rows = await self._database.rows(select(snapshots).where(among).order_by(c.created_at))
-        return [snapshot_from(row) for row in rows]
-
-    async def images(self) -> set[str]:
-        """See ``SnapshotStore.images``."""
-        c = snapshots.c
-        rows = await self._database.rows(select(c.image_id).where(c.image_id != "").distinct())
-        return {row.image_id for row in rows}
-
-    async def page(self, organization_id: str, wanted: SnapshotQuery) -> SnapshotPage:
-        """See ``SnapshotStore.page``."""
-        c, name = snapshots.c, wanted.name
-        # "contains", with no case ignored: what every database spells alike.
-        contains = func.replace(c.name, name, "") != c.name if name else literal(value=True)
-        fits = and_(_usable(organization_id), contains, c.state != SnapshotState.REMOVING.value)
-        if wanted.source_sandbox_id:
-            fits = and_(fits, c.source_sandbox_id == wanted.source_sandbox_id)
-        keys = (_SORTED[wanted.by], c.created_at)
-        order = [key.desc() if wanted.descending else key for key in keys]
-        statement = select(snapshots).where(fits).order_by(*order, c.id)
-        statement = statement.limit(wanted.limit).offset(wanted.offset)
-        rows = await self._database.rows(statement)
-        counted = await self._database.rows(select(func.count()).select_from(snapshots).where(fits))
-        return SnapshotPage([snapshot_from(row) for row in rows], int(counted[0][0]))
-
-
-# Databases disagree where nothing stands: a snapshot that was never used counts as used long ago.
-_SORTED = {
-    SnapshotSort.NAME: snapshots.c.name,
-    SnapshotSort.STATE: snapshots.c.state,
-    SnapshotSort.LAST_USED: func.coalesce(snapshots.c.last_used_at, 0),
-    SnapshotSort.CREATED: snapshots.c.created_at,
-}
-
-
-def _usable(organization_id: str) -> ColumnElement[bool]:
-    return or_(snapshots.c.organization_id == organization_id, snapshots.c.general)
-
-
 class SqlStore:
     """``Store``."""
 
@@ -334,6 +241,7 @@ class SqlStore:
         self.sandboxes = SqlSandboxes(database, vault)
         self.volumes = SqlVolumes(database)
         self.snapshots = SqlSnapshots(database)
+        self.build_logs = SqlBuildLogs(database)
         self.organizations = SqlOrganizations(database)
         self.keys = SqlKeys(database)
         self.trail = SqlTrail(database)

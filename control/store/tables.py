@@ -84,6 +84,9 @@ sandboxes = Table(
     Column("last_activity_at", BigInteger, nullable=False, index=True),
     Column("sealed", LargeBinary, nullable=False),
     Column("archive", Text),
+    Column("build", Text),
+    Column("snapshotting", String(36), nullable=False, server_default="", index=True),
+    Column("hidden", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("organization_id", "name"),
 )
 
@@ -143,12 +146,24 @@ snapshots = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("image_name", Text, nullable=False, server_default=""),
     Column("source_sandbox_id", String(26)),
+    Column("build", Text),
+    Column("hidden", Boolean, nullable=False, server_default=false()),
     Column("state", String(32), nullable=False),
     Column("error_reason", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("last_used_at", BigInteger),
     UniqueConstraint("organization_id", "name"),
+)
+
+build_logs = Table(
+    "build_logs",
+    metadata,
+    Column(
+        "snapshot_id", String(36), ForeignKey("snapshots.id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("number", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
 )
 
 organizations = Table(

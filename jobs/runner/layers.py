@@ -29,7 +29,7 @@ OPAQUE_MARK = "user.overlay.opaque"
 # Before a command: the kernel kills it when the process that started it dies.
 WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 # For tar: nothing may be gained by a member, nor by a fault in tar itself.
-_RIGHTS = ("setpriv", "--pdeathsig=KILL", "--no-new-privs", "--bounding-set=-all,+chown,"
+RIGHTS = ("setpriv", "--pdeathsig=KILL", "--no-new-privs", "--bounding-set=-all,+chown,"
            "+dac_override,+fowner,+fsetid,+setfcap,+mknod")  # fmt: skip
 _CHUNK_BYTES = 1 << 20
 _MOST_BYTES = 64 << 30
@@ -112,7 +112,7 @@ class _Tee:
 def _unpack(stream: IO[bytes], digest: str, root: Path, most_bytes: int) -> None:
     """Let tar unpack the stream, and look at all that it is given."""
     command = [
-        *_RIGHTS,
+        *RIGHTS,
         *("tar", "--extract", "--file=-", f"--directory={root}", "--numeric-owner", "--same-owner"),
         *("--same-permissions", "--delay-directory-restore", *XATTRS),
     ]
@@ -121,7 +121,7 @@ def _unpack(stream: IO[bytes], digest: str, root: Path, most_bytes: int) -> None
             command,
             stdin=subprocess.PIPE,
             stderr=said,
-            preexec_fn=lambda: _confine(str(root)),
+            preexec_fn=lambda: confine(str(root)),
         ) as tar:
             assert tar.stdin is not None
             tee = _Tee(stream, tar.stdin, most_bytes)
@@ -169,7 +169,7 @@ def _check_paths(*names: str) -> None:
             raise LayerError(f"a path in it is too long or too deep: {name[:100]}")
 
 
-def _confine(root: str) -> None:
+def confine(root: str) -> None:
     """Make everything but ``root`` read-only for this process, and leave it no network."""
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
@@ -198,6 +198,11 @@ def finish(root: Path) -> None:
         _mark(path)
     for directory, when in changed.items():
         os.utime(directory, ns=when)
+    write_out(root)
+
+
+def write_out(root: Path) -> None:
+    """See a layer on the disk."""
     fd = os.open(root, os.O_RDONLY)
     try:
         linux.syncfs(fd)  # not sync(2): that would write out the disks of all sandboxes, too

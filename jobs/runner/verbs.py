@@ -17,6 +17,7 @@ from jobs.runner import (
     archive,
     boot,
     cgroup,
+    committing,
     disk,
     images,
     importing,
@@ -94,6 +95,16 @@ def import_image(*, data: str, reference: str, plain: bool, most_bytes: int) -> 
     """
     image = importing.import_image(data, reference, plain=plain, most_bytes=most_bytes)
     return _shared(data, image)
+
+
+def commit_disk(*, data: str, **what: Any) -> dict[str, Any]:
+    """Make an image of a sandbox's files: see ``committing.commit``."""
+    return _shared(data, committing.commit(data=data, **what))
+
+
+def derive_image(*, data: str, **what: Any) -> dict[str, Any]:
+    """Make an image with the files of another one: see ``committing.derive``."""
+    return _shared(data, committing.derive(data=data, **what))
 
 
 def _shared(data: str, image: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +212,8 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "restore-disk": archive.restore,
     "fetch-image": fetch_image,
     "import-image": import_image,
+    "commit-disk": commit_disk,
+    "derive-image": derive_image,
     "collect-images": collect_images,
     "inventory": inventory,
     "sweep": sweep,

@@ -25,7 +25,7 @@ from tests.support.records import NOW
 
 if TYPE_CHECKING:
     from control.model import Sandbox
-    from control.records import Records
+    from control.snapshots import Snapshots
     from control.store import Store
 
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio(loop_scope="session")]
@@ -296,8 +296,8 @@ async def test_what_is_asked_of_an_unknown_sandbox_is_done_on_its_return(
     quick = rig.settings.model_copy(update={"hold_seconds": 0.05})
     patient = Sandboxes.__init__
 
-    def impatient(self: Sandboxes, owner: str, store: Store, records: Records, *more: Any) -> None:
-        patient(self, owner, store, records, quick, *more[1:])
+    def impatient(self: Sandboxes, own: Snapshots, store: Store, *more: Any) -> None:
+        patient(self, own, store, more[0], quick, *more[2:])
 
     monkeypatch.setattr(Sandboxes, "__init__", impatient)
     assert (await rig.call("POST", f"/sandbox/{stopped}/stop")).json()["state"] == "stopping"

@@ -39,6 +39,7 @@ THINGS = {
 VALUES = {"port": "3000", "token": "a-token", "value": "true", "minutes": "5", "region_id": "us"}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/api/sandbox/{name}/labels"): {"labels": {"a": "b"}},
+    ("POST", "/api/sandbox/{name}/snapshot"): {"name": "of-a-sandbox"},
 }
 # These are about nothing that exists: what they answer must not tell of the other tenant.
 LISTS = {

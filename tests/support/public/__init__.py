@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What we say beyond it; SDKs ignore fields that they do not know.
 MORE_FIELDS = {
     "Sandbox": {"kvm"},  # SDKs that are newer than the description demand it
-    "SandboxListItem": {"kvm", "env", "volumes"},  # a whole sandbox is one, too
+    "SandboxListItem": {"kvm", "env", "volumes", "buildInfo"},  # a whole sandbox is one, too
     "Organization": {"apiKey"},
     "SnapshotDto": {"enabled"},  # SDK 0.21 demands it
 }
