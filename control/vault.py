@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+_FINGERPRINT_BYTES = 8
 _FOR_OTHERS = 0o077
 
 
@@ -50,10 +51,20 @@ def load_keys(data: Path) -> Keys:
     """
     path = data / "secrets.json"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        return read_keys(path)
     except FileNotFoundError:
         _make(path)
-        return load_keys(data)
+        return read_keys(path)
+
+
+def read_keys(path: Path) -> Keys:
+    """Read the secrets in a file, or in a copy of it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        VaultError: others may read it, or it is damaged.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(fd, encoding="utf-8") as file:
         if os.fstat(fd).st_mode & _FOR_OTHERS:
             raise VaultError(f"others can read {path}: chmod 600 it, and consider it known")
@@ -93,12 +104,21 @@ def new_api_key() -> str:
     return f"yurt_{secrets.token_hex(4)}_{secrets.token_hex(_KEY_BYTES)}"
 
 
+def derived(master_key: bytes, purpose: str) -> bytes:
+    """Derive the key for one purpose, which tells nothing of the master key or of others."""
+    return HKDF(SHA256(), _KEY_BYTES, salt=None, info=purpose.encode()).derive(master_key)
+
+
+def fingerprint(master_key: bytes) -> str:
+    """Name a master key without telling anything of it: 16 hexadecimal digits."""
+    return derived(master_key, "yurt fingerprint")[:_FINGERPRINT_BYTES].hex()
+
+
 class Vault:
     """Encrypts small values so that each can be read only in the place that it was made for."""
 
     def __init__(self, master_key: bytes) -> None:
-        derived = HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"yurt records").derive(master_key)
-        self._cipher = AESGCM(derived)
+        self._cipher = AESGCM(derived(master_key, "yurt records"))
 
     def seal(self, text: bytes, place: str) -> bytes:
         """Encrypt and authenticate ``text`` for ``place``."""
