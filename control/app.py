@@ -256,7 +256,9 @@ class Control:
         written = assignment(sandbox, self._keys.of(sandbox.organization_id), now())
         settings = self._settings
         busy = {"share": settings.busy_cpu, "most_seconds": settings.busy_max_seconds}
-        told = {**written, "busy": busy, "grace": settings.offline_grace_seconds}
+        is_secure = settings.base_url.startswith("https:")
+        told = {**written, "busy": busy, "secure": is_secure}
+        told["grace"] = settings.offline_grace_seconds
         if sandbox.state is State.RESTORING:
             told["archive"] = self._archives.access(sandbox)
         return told

@@ -25,7 +25,8 @@ from control.errors import (
 from control.keys import bearer, require
 from control.lifecycle import not_found
 from control.model import STARTING_STATES, Permission, State
-from control.waking import is_navigation, is_use
+from control.waking import is_use
+from jobs.runner.gate_cookie import ENTRY_LINES, ENTRY_PAGE, is_navigation
 from jobs.runner.gate_exchange import ANY_ORIGIN, is_preflight, preflight_lines
 
 if TYPE_CHECKING:
@@ -123,7 +124,13 @@ class Edge:
                         scope, send, HTTPStatus.NO_CONTENT, _fields(preflight_lines(head)), b""
                     )
                     return
-                sandbox = await self._woken(head, sandbox, more)
+                try:
+                    sandbox = await self._woken(head, sandbox, more)
+                except UnauthenticatedError as error:
+                    if not is_navigation(head.values):
+                        raise
+                    await respond(scope, send, error.status, _fields(ENTRY_LINES), ENTRY_PAGE)
+                    return
             if not _is_up(sandbox):
                 raise StoppedError(f"{_ASLEEP} It is {sandbox.state.value}.")
             await self._pass_on(scope, receive, send, sandbox)
@@ -135,7 +142,7 @@ class Edge:
         admission = await self._door.admit(head, sandbox)
         if admission.cors and b"origin" in head.values:
             more += _fields([ANY_ORIGIN])  # the page is to see that it sleeps
-        has_credential = admission.grant.kind != "public"
+        has_credential = admission.grant.kind not in {"public", "cookie"}
         wakes = is_use(head.values, is_preview=True, has_credential=has_credential)
         is_page = is_navigation(head.values) and head.method == b"GET"
         return await self._up(sandbox, wakes=wakes, is_page=is_page)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from control import lifecycle
 from control.errors import UnavailableError
 from control.model import STARTING_STATES, State
+from jobs.runner.gate_cookie import is_navigation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,19 +27,6 @@ logger = logging.getLogger(__name__)
 MOST_WAITING = 1024
 MOST_WAITING_FOR_ONE = 256
 _ASLEEP_STATES = frozenset({State.STOPPED, State.ARCHIVING, State.ARCHIVED})
-
-
-def is_navigation(fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether somebody opens a page by a request, whose fields have lower-case names.
-
-    Browsers say so themselves, but not to plain HTTP on another machine; there only pages that
-    are opened ask for better ones.
-    """
-    if b"prefetch" in fields.get(b"sec-purpose", b""):
-        return False
-    if b"sec-fetch-site" in fields:
-        return fields.get(b"sec-fetch-mode") == b"navigate"
-    return fields.get(b"upgrade-insecure-requests") == b"1"
 
 
 def is_use(fields: Mapping[bytes, bytes], *, is_preview: bool, has_credential: bool) -> bool:

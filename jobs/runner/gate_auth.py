@@ -11,8 +11,9 @@ import binascii
 import re
 from typing import NamedTuple
 
+from jobs.runner import gate_cookie
 from jobs.runner.gate_http import RefusedError
-from jobs.runner.gate_route import GUARDED_PORTS, TOOLBOX
+from jobs.runner.gate_route import AGENT_PORT, GUARDED_PORTS, TOOLBOX
 from jobs.runner.message import hmac_sha256, same, sha256
 
 QUERY_KEY = b"DAYTONA_SANDBOX_AUTH_KEY"
@@ -34,15 +35,20 @@ class Grant(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """An admitted request: with which target and without which fields it goes on.
+    """An admitted request: with which target and fields it goes on.
 
-    ``cors`` tells whether pages of any origin may read the answer.
+    ``drop`` are the fields that it loses, ``add`` the lines that it gets instead. ``cors`` tells
+    whether pages of any origin may read the answer. ``cookie`` is a line for the answer, if there
+    is one; if it ``moves``, that is where to, and nothing else.
     """
 
     grant: Grant
     target: bytes
     drop: set[int]
+    add: list[bytes]
     cors: bool
+    cookie: bytes = b""
+    moves: bool = False
 
 
 class Policy:
@@ -60,6 +66,7 @@ class Policy:
         self._file_key = str(assignment["file_signing_key"]).encode()
         self._revoked = frozenset(text.encode() for text in assignment["revoked_signatures"])
         self._public = bool(assignment["public"])
+        self._secure = bool(assignment.get("secure"))
         self._guarded = GUARDED_PORTS.union(assignment["private_ports"])
 
     def next_expiry(self, now: float) -> float:
@@ -76,6 +83,8 @@ class Policy:
             return self._opens(grant.port)
         if grant.kind == "file":
             return same(grant.value, self._file_key)
+        if grant.kind == "cookie":
+            return self._cookie_expiry(grant.value, grant.port, now) is not None
         return self._label_expiry(grant.value, grant.port) is not None
 
     def admit(self, head: RequestHead, route: Route, now: float) -> Admission:
@@ -85,27 +94,43 @@ class Policy:
             RefusedError: 401, it may not enter.
         """
         drop: set[int] = set()
-        target, query_grant = self._by_query(route.target)
+        target, query_grant = self._by_query(route, now)
         grant = self._by_fields(head, now, drop)
-        readable = grant is not None or query_grant is not None
-        grant = grant or query_grant
-        if route.kind == TOOLBOX:
-            if grant is None:
-                target, grant = self._by_file_signature(head.method, target, now)
-            readable = False
+        shown = grant or query_grant
+        is_open = route.kind != TOOLBOX and self._opens(route.port)
+        cors = route.kind != TOOLBOX and (shown is not None or is_open)
+        if shown is not None:
+            grant = shown
+        elif route.kind == TOOLBOX:
+            target, grant = self._by_file_signature(head.method, target, now)
         else:
-            is_open = self._opens(route.port)
-            readable = readable or is_open
-            if grant is None and route.signature:
-                expiry = self._label_expiry(route.signature, route.port)
-                if expiry is not None and expiry > now:
-                    grant = Grant("label", route.signature, route.port)
-            if grant is None and is_open:
-                grant = Grant("public", b"", route.port)
+            grant = self._by_place(head, route, now)
         if grant is None:
             raise RefusedError(401, _WAY_IN, b"WWW-Authenticate: Bearer")
         self._drop_leaks(head, drop)
-        return Admission(grant, target, drop, readable)
+        add = gate_cookie.strip(head, drop)
+        admission = Admission(grant, target, drop, add, cors)
+        if shown is None or is_open or not _takes_cookies(head, route):
+            return admission
+        in_query = target != route.target and gate_cookie.is_whole_page(head.values)
+        moves = in_query and gate_cookie.stays_here(target)
+        return admission._replace(cookie=self._cookie(shown, route.port, now), moves=moves)
+
+    def _by_place(self, head: RequestHead, route: Route, now: float) -> Grant | None:
+        """Look at what opens a preview without a credential that was shown with this request."""
+        port = route.port
+        if route.signature:
+            expiry = self._label_expiry(route.signature, port)
+            if expiry is not None and expiry > now:
+                return Grant("label", route.signature, port)
+        if self._opens(port):
+            return Grant("public", b"", port)
+        if port != AGENT_PORT and gate_cookie.counts(head):
+            for value in gate_cookie.sent(head):
+                expiry = self._cookie_expiry(value, port, now)
+                if expiry is not None and expiry > now:
+                    return Grant("cookie", value, port)
+        return None
 
     def _opens(self, port: int) -> bool:
         return self._public and port not in self._guarded
@@ -126,20 +151,59 @@ class Policy:
                 grant = Grant("key", digest.encode())
         return grant
 
-    def _by_query(self, target: bytes) -> tuple[bytes, Grant | None]:
-        """Take the preview token out of a query, without touching its other bytes."""
-        if QUERY_KEY not in target or not self._token:
+    def _by_query(self, route: Route, now: float) -> tuple[bytes, Grant | None]:
+        """Take the token, or a preview's key, out of a query, without touching its other bytes."""
+        target = route.target
+        if QUERY_KEY not in target:
             return target, None
         path, _, query = target.partition(b"?")
         parts = query.split(b"&")
-        kept = [part for part in parts if not self._is_token(part)]
-        if len(kept) == len(parts):
+        grants = [self._of_part(part, route.kind, now) for part in parts]
+        found = [grant for grant in grants if grant is not None]
+        if not found:
             return target, None
-        return _join(path, kept), Grant("token", self._token)
+        kept = [part for part, grant in zip(parts, grants, strict=True) if grant is None]
+        return _join(path, kept), found[0]
 
-    def _is_token(self, part: bytes) -> bool:
+    def _of_part(self, part: bytes, kind: str, now: float) -> Grant | None:
         name, _, value = part.partition(b"=")
-        return name == QUERY_KEY and same(value, self._token)
+        if name != QUERY_KEY:
+            return None
+        if self._token and same(value, self._token):
+            return Grant("token", self._token)
+        digest = sha256(value).hexdigest()
+        if kind != TOOLBOX and self._keys.get(digest, 0) > now:
+            return Grant("key", digest.encode())
+        return None
+
+    def _cookie(self, grant: Grant, port: int, now: float) -> bytes:
+        """Return the line that gives a browser a cookie instead of a token or key."""
+        is_key = grant.kind == "key"
+        most = now + gate_cookie.SECONDS
+        until = int(min(most, self._keys[grant.value.decode()]) if is_key else most)
+        hint = bytes.fromhex(grant.value.decode())[: gate_cookie.HINT_BYTES] if is_key else b""
+        holder = b"%b:%b" % (grant.kind.encode(), grant.value)
+        value = gate_cookie.make(self._signing_key, self._place(port), holder, hint, until)
+        return gate_cookie.line(value, until - int(now), secure=self._secure)
+
+    def _cookie_expiry(self, value: bytes, port: int, now: float) -> int | None:
+        """Return until when a cookie opens a port; None if what it stands for is not valid."""
+        try:
+            expires_at, hint = gate_cookie.read(value)
+        except ValueError:
+            return None
+        holders = [b"token:" + self._token] if self._token and not hint else []
+        if hint:
+            known = (digest for digest, end in self._keys.items() if end > now)
+            holders = [b"key:" + d.encode() for d in known if d.startswith(hint.hex())]
+        made = (
+            gate_cookie.make(self._signing_key, self._place(port), holder, hint, expires_at)
+            for holder in holders
+        )
+        return expires_at if any(same(one, value) for one in made) else None
+
+    def _place(self, port: int) -> bytes:
+        return b"%b:%d" % (self._sandbox, port)
 
     def _label_expiry(self, label: bytes, port: int) -> int | None:
         """Return until when a signed preview's label opens ``port``; None if it never did.
@@ -181,10 +245,20 @@ class Policy:
         return _join(path, kept), Grant("file", self._file_key)
 
     def _drop_leaks(self, head: RequestHead, drop: set[int]) -> None:
-        """Drop a Referer that has our token in it: pages opened with it in their URL send that."""
-        referer = head.values.get(b"referer")
-        if referer is not None and self._token and self._token in referer:
+        """Drop a Referer that has a credential: pages opened with it in their URL send that."""
+        referer = head.values.get(b"referer", b"")
+        has_token = bool(self._token) and self._token in referer
+        if has_token or QUERY_KEY + b"=" in referer:
             drop.update(head.positions(b"referer"))
+
+
+def _takes_cookies(head: RequestHead, route: Route) -> bool:
+    """Tell whether a browser opens a page by a request, which is to be the last with a credential.
+
+    The agent's port is none for pages: who opens it runs commands.
+    """
+    is_page = route.kind != TOOLBOX and route.port != AGENT_PORT
+    return is_page and head.method == b"GET" and gate_cookie.is_navigation(head.values)
 
 
 def vouch(head: RequestHead, route: Route, secret: bytes, drop: set[int]) -> list[bytes]:

@@ -70,13 +70,14 @@ class Exchange:
         head: its head.
         port: where it goes.
         sent: the head as it is to be sent there.
-        cors: whether pages of any origin may read the answer.
+        admission: what its answer is to say to browsers.
     """
 
     __slots__ = (
         "_answer",
         "_answer_body",
         "_body",
+        "_cookie",
         "_cors",
         "_counts",
         "_dialling",
@@ -99,10 +100,17 @@ class Exchange:
     )
 
     def __init__(
-        self, gate: Gate, visitor: Visitor, head: RequestHead, port: int, sent: bytes, cors: bool
+        self,
+        gate: Gate,
+        visitor: Visitor,
+        head: RequestHead,
+        port: int,
+        sent: bytes,
+        admission: Admission,
     ) -> None:
         self._gate, self.visitor = gate, visitor
-        self._head, self._port, self._sent, self._cors = head, port, sent, cors
+        self._head, self._port, self._sent = head, port, sent
+        self._cors, self._cookie = admission.cors, admission.cookie
         self._body = body_of(head.length, drop_trailers=True)
         self._repeatable = self._body is None and head.method in _REPEATABLE
         self._retry = False
@@ -237,6 +245,8 @@ class Exchange:
                 self._finish(reuse=False)
                 return
             raw = raw[:-2] + ANY_ORIGIN + b"\r\nAccess-Control-Expose-Headers: *\r\n\r\n"
+        if self._cookie:
+            raw = raw[:-2] + self._cookie + b"\r\n\r\n"
         kept = self._head.keep_alive and head.keep_alive
         self._persist = kept and head.length != UNTIL_CLOSE
         body = body_of(head.length)
@@ -421,6 +431,7 @@ def _is_keepalive(data: bytes) -> bool:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from jobs.runner.gate_auth import Admission
     from jobs.runner.gate_body import Body
     from jobs.runner.gate_http import RequestHead
     from jobs.runner.gate_service import Gate

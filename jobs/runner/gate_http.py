@@ -23,6 +23,7 @@ HEAD_END = b"\r\n\r\n"
 _REASONS = {
     200: "OK",
     204: "No Content",
+    303: "See Other",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",

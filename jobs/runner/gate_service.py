@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 
+from jobs.runner import gate_cookie
 from jobs.runner.gate_activity import Activity
 from jobs.runner.gate_auth import Policy, vouch
 from jobs.runner.gate_exchange import Exchange, is_preflight, preflight_answer
@@ -162,20 +163,28 @@ class Gate:
             raise RefusedError(503, f"the sandbox is {verb}", _RETRY_AFTER)
         try:
             admission = self._policy.admit(head, route, time.time())
-        except RefusedError:
-            if route.kind == PREVIEW and is_preflight(head):
-                return preflight_answer(head)  # browsers send no credentials with it
+        except RefusedError as refused:
+            if route.kind == PREVIEW:
+                return _turned_away(head, refused)
             raise
+        if admission.moves:
+            return answer(303, gate_cookie.move(admission.target, admission.cookie), b"")
         visitor.grant = admission.grant
-        drop = admission.drop
+        wish = head.values.get(b"x-daytona-disable-cors", b"")
+        if wish.lower() == b"true":
+            admission = admission._replace(cors=False)
+        sent = self._rendered(head, route, admission)
+        return Exchange(self, visitor, head, route.port, sent, admission)
+
+    def _rendered(self, head: RequestHead, route: Route, admission: Admission) -> bytes:
+        """Write the head as it goes on."""
+        drop, add = admission.drop, admission.add
         drop.update(head.aliases)
-        add = vouch(head, route, self._secret, drop) if route.port == AGENT_PORT else []
+        if route.port == AGENT_PORT:
+            add += vouch(head, route, self._secret, drop)
         if b"x-forwarded-host" not in head.values:
             add.append(b"X-Forwarded-Host: " + head.host)
-        sent = head.render(admission.target, drop, add)
-        wish = head.values.get(b"x-daytona-disable-cors", b"")
-        cors = admission.cors and wish.lower() != b"true"
-        return Exchange(self, visitor, head, route.port, sent, cors)
+        return head.render(admission.target, drop, add)
 
     async def connect(self, port: int, exchange: Exchange) -> None:
         """Connect to a port inside and attach the connection to ``exchange``.
@@ -203,6 +212,21 @@ class Gate:
         self.pool.expire()
         if self.visitors or self.pool:
             self._tick_later()
+
+
+def _turned_away(head: RequestHead, refused: RefusedError) -> bytes:
+    """Answer a browser that may not see a preview, in a way that helps it.
+
+    Raises:
+        RefusedError: it is no browser.
+    """
+    if is_preflight(head):
+        return preflight_answer(head)  # browsers send no credentials with it
+    if not gate_cookie.is_navigation(head.values):
+        raise refused
+    lines = [*gate_cookie.ENTRY_LINES, *refused.lines]
+    page, is_head = gate_cookie.ENTRY_PAGE, head.method == b"HEAD"
+    return answer(refused.status, lines, page, head_only=is_head)
 
 
 async def _listen(
@@ -253,4 +277,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jobs.runner.gate_auth import Admission
     from jobs.runner.gate_http import RequestHead
+    from jobs.runner.gate_route import Route

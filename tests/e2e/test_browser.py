@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.support.instance import REPOSITORY
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import BrowserContext
 
     from tests.support.api import Api, Sandbox
@@ -26,21 +22,6 @@ pytestmark = pytest.mark.e2e
 PAGE = Path(__file__).parent / "inside" / "page.py"
 PORT = 8765
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[BrowserContext]:
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=CHROMIUM, args=list(ARGUMENTS), headless=False
-        )
-        yield context
-        context.close()
 
 
 def serve(sandbox: Sandbox, text: str) -> tuple[str, dict[str, str]]:

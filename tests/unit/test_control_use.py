@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from control.waking import is_navigation, is_use
+from control.waking import is_use
+from jobs.runner.gate_cookie import is_navigation
 
 pytestmark = pytest.mark.unit
 
