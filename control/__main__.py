@@ -25,7 +25,7 @@ from control.nodes import Nodes
 from control.resolvers import name_servers
 from control.settings import Settings
 from control.store.opening import open_store
-from control.vault import Keys, Vault, load_keys
+from control.vault import FileVault, Keys, load_keys
 from jobs.local import NODE, LocalScheduler, NodeSettings
 from traefik.files import FileRegistry
 
@@ -84,7 +84,7 @@ async def _begin(stack: contextlib.AsyncExitStack, settings: Settings, secrets: 
 @contextlib.asynccontextmanager
 async def _adapters(settings: Settings, secrets: Keys) -> AsyncIterator[Adapters]:
     async with (
-        open_store(settings.store, Vault(secrets.master_key)) as store,
+        open_store(settings.store, FileVault(settings.data)) as store,
         _scheduler(settings, secrets) as scheduler,
         _registry(settings) as registry,
         HttpGates(Nodes(store.nodes).key) as gates,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing_extensions import override
 
 from control.errors import YurtError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -34,6 +38,7 @@ class Keys:
 
     Attributes:
         master_key: encrypts what is stored.
+        older_keys: still open what was stored before, while keys are being rotated.
         node_key: seals the messages between control and this machine's runners.
         api_key: the first API key, of which the store has only the hash.
     """
@@ -41,6 +46,7 @@ class Keys:
     master_key: bytes = field(repr=False)
     node_key: bytes = field(repr=False)
     api_key: str = field(repr=False)
+    older_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def load_keys(data: Path) -> Keys:
@@ -74,6 +80,7 @@ def read_keys(path: Path) -> Keys:
                 bytes.fromhex(stored["master_key"]),
                 bytes.fromhex(stored["node_key"]),
                 stored["api_key"],
+                tuple(map(bytes.fromhex, stored.get("older_keys", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise VaultError(f"{path} is damaged: restore it from a backup") from error
@@ -81,22 +88,52 @@ def read_keys(path: Path) -> Keys:
 
 def _make(path: Path) -> None:
     """Write new secrets whole, unless another process was faster."""
-    made = Keys(os.urandom(_KEY_BYTES), os.urandom(_KEY_BYTES), new_api_key())
-    stored = {f.name: getattr(made, f.name) for f in fields(made)}
-    text = json.dumps({k: v.hex() if isinstance(v, bytes) else v for k, v in stored.items()})
+    made = Keys(new_master_key(), os.urandom(_KEY_BYTES), new_api_key())
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(fd)
+    temporary = _write(path, made)
     try:
         os.link(temporary, path)
     except FileExistsError:
         pass
     finally:
         temporary.unlink()
+
+
+def replace_keys(path: Path, keys: Keys) -> None:
+    """Write secrets in the place of others; whoever reads gets these or those.
+
+    Raises:
+        OSError: it cannot be written; the others stay.
+    """
+    temporary = _write(path, keys)
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _write(path: Path, keys: Keys) -> Path:
+    """Write secrets to a new file beside ``path`` and return it."""
+    stored: dict[str, object] = {
+        "master_key": keys.master_key.hex(),
+        "node_key": keys.node_key.hex(),
+        "api_key": keys.api_key,
+    }
+    if keys.older_keys:
+        stored["older_keys"] = [key.hex() for key in keys.older_keys]
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)  # of a process of the same number that was killed
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(json.dumps(stored) + "\n")
+        file.flush()
+        os.fsync(fd)
+    return temporary
+
+
+def new_master_key() -> bytes:
+    """Draw a master key."""
+    return os.urandom(_KEY_BYTES)
 
 
 def new_api_key() -> str:
@@ -117,13 +154,14 @@ def fingerprint(master_key: bytes) -> str:
 class Vault:
     """Encrypts small values so that each can be read only in the place that it was made for."""
 
-    def __init__(self, master_key: bytes) -> None:
-        self._cipher = AESGCM(derived(master_key, "yurt records"))
+    def __init__(self, master_key: bytes, *older: bytes) -> None:
+        """Seal by ``master_key``; open what that or an ``older`` key has sealed."""
+        self._ciphers = _ciphers(master_key, *older)
 
     def seal(self, text: bytes, place: str) -> bytes:
         """Encrypt and authenticate ``text`` for ``place``."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, text, place.encode())
+        return nonce + self._known()[0].encrypt(nonce, text, place.encode())
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """Decrypt what ``seal`` made for the same place.
@@ -131,11 +169,65 @@ class Vault:
         Raises:
             VaultError: it was changed, moved, or sealed by another installation.
         """
-        nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        for cipher in self._known():
+            if (text := _decrypted(cipher, sealed, place)) is not None:
+                return text
+        raise VaultError(
+            f"cannot decrypt {place}: the data directory's secrets.json is not the one that "
+            "it was stored with"
+        )
+
+    def is_current(self, sealed: bytes, place: str) -> bool:
+        """Tell whether the newest key sealed this."""
+        return _decrypted(self._known()[0], sealed, place) is not None
+
+    def _known(self) -> tuple[AESGCM, ...]:
+        return self._ciphers
+
+
+class FileVault(Vault):
+    """A vault by the keys in a file, also when these are rotated while it is in use."""
+
+    def __init__(self, data: Path) -> None:
+        """Read the keys of a data directory.
+
+        Raises:
+            VaultError: others may read them, or they are damaged.
+        """
+        self._path = data / "secrets.json"
+        keys = load_keys(data)
+        self._read: tuple[int, int] | None = None  # so that a change just now is not missed
+        super().__init__(keys.master_key, *keys.older_keys)
+
+    @override
+    def _known(self) -> tuple[AESGCM, ...]:
+        stamp = self._stamp()
+        if stamp is not None and stamp != self._read:
+            try:
+                keys = read_keys(self._path)
+            except (OSError, VaultError) as error:
+                logger.error("the keys cannot be read: the old ones are used: %s", error)
+            else:
+                self._ciphers = _ciphers(keys.master_key, *keys.older_keys)
+            self._read = stamp
+        return self._ciphers
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Tell one version of the file from another, or None if it is not there."""
         try:
-            return self._cipher.decrypt(nonce, rest, place.encode())
-        except (InvalidTag, ValueError) as error:  # ValueError: it is cut short
-            raise VaultError(
-                f"cannot decrypt {place}: the data directory's secrets.json is not the one that "
-                "it was stored with"
-            ) from error
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+
+def _ciphers(*keys: bytes) -> tuple[AESGCM, ...]:
+    return tuple(AESGCM(derived(key, "yurt records")) for key in keys)
+
+
+def _decrypted(cipher: AESGCM, sealed: bytes, place: str) -> bytes | None:
+    nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+    try:
+        return cipher.decrypt(nonce, rest, place.encode())
+    except (InvalidTag, ValueError):  # ValueError: it is cut short
+        return None

@@ -200,7 +200,7 @@ async def _look(settings: Settings, keys: Keys) -> None:
     from control.store.opening import open_store
     from control.vault import Vault
 
-    async with open_store(settings.store, Vault(keys.master_key)) as store:
+    async with open_store(settings.store, Vault(keys.master_key, *keys.older_keys)) as store:
         await store.nodes.all()
         for outline in await store.sandboxes.survey():
             await store.sandboxes.get(outline.id)

@@ -46,6 +46,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
     """
     from control.cli.world import open_store
     from control.errors import YurtError
+    from control.vault import fingerprint, load_keys
 
     counts: Mapping[str, int] = {}
     promised, database = 0, "up"
@@ -55,6 +56,7 @@ async def gather(settings: Settings) -> dict[str, Any]:
             promised = sum((await store.sandboxes.disks()).values()) * _GIB
     except YurtError as error:
         database = str(error)
+    keys = load_keys(settings.data)
     volume = shutil.disk_usage(settings.data)
     return {
         "versions": _versions(),
@@ -63,6 +65,10 @@ async def gather(settings: Settings) -> dict[str, Any]:
         "data": str(settings.data),
         "database": {"kind": _kind(settings), "where": _where(settings), "says": database},
         "runsOn": settings.nomad_url or "this machine",
+        "masterKey": {
+            "fingerprint": fingerprint(keys.master_key),
+            "rotates": bool(keys.older_keys),
+        },
         "health": await _health(settings.data, settings.socket_path),
         "sandboxes": dict(counts),
         "disk": {"total": volume.total, "free": volume.free, "promised": promised},
@@ -81,6 +87,8 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
         "previews": ", ".join(f"<port>-<id>.{domain}" for domain in facts["domains"]),
         "data": facts["data"],
         "database": f"{database['kind']}, {database['where']}: {database['says']}",
+        "master key": facts["masterKey"]["fingerprint"]
+        + (", half rotated: `./yurt keys rotate`" if facts["masterKey"]["rotates"] else ""),
         "sandboxes on": facts["runsOn"],
         "server": _health_text(health),
         "sandboxes": counts or "none",

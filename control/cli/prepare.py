@@ -144,8 +144,7 @@ def _site(settings: Settings) -> Site:
 async def _record(settings: Settings, image: Image) -> None:
     from control.snapshots import ensure_default_snapshot
     from control.store.opening import open_store
-    from control.vault import Vault, load_keys
+    from control.vault import FileVault
 
-    keys = load_keys(settings.data)
-    async with open_store(settings.store, Vault(keys.master_key)) as store:
+    async with open_store(settings.store, FileVault(settings.data)) as store:
         await ensure_default_snapshot(store, image)

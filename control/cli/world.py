@@ -55,11 +55,11 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
         NotFoundError: there is none.
     """
     from control.store.opening import open_store as opened
-    from control.vault import Vault, load_keys
+    from control.vault import FileVault
 
     if not (settings.data / "secrets.json").exists():
         raise NotFoundError(f"no secrets of control in {settings.data}: set YURT_DATA to its own")
-    async with opened(settings.store, Vault(load_keys(settings.data).master_key)) as store:
+    async with opened(settings.store, FileVault(settings.data)) as store:
         yield store
 
 

@@ -435,6 +435,14 @@ class Store(Protocol):
         """Give a lease back; one that is another's by now stays theirs."""
         ...
 
+    async def rekey(self) -> int:
+        """Seal anew what an older master key sealed; return how many values that were.
+
+        Raises:
+            VaultError: a value opens by none of the keys.
+        """
+        ...
+
     def changes(self) -> AsyncIterator[SandboxId]:
         """Yield the ids of sandboxes as any process changes them; made and removed is changed, too.
 

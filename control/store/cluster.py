@@ -28,7 +28,7 @@ class SqlNodes:
         """See ``NodeStore.put``."""
         values = {
             "name": node.name,
-            "sealed": self._vault.seal(node.key, _place(node.name)),
+            "sealed": self._vault.seal(node.key, node_place(node.name)),
             "joined_at": to_ms(node.joined_at),
         }
 
@@ -59,11 +59,12 @@ class SqlNodes:
 
     def _node(self, row: Row[Any]) -> Node:
         return Node(
-            row.name, self._vault.open(row.sealed, _place(row.name)), from_ms(row.joined_at)
+            row.name, self._vault.open(row.sealed, node_place(row.name)), from_ms(row.joined_at)
         )
 
 
-def _place(name: str) -> str:
+def node_place(name: str) -> str:
+    """Name where a value was sealed for."""
     return f"the key of node {name}"
 
 

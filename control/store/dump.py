@@ -80,6 +80,15 @@ def restore(where: str | Path, source: Path, revision: str) -> Path | None:
     return None
 
 
+def controls_at(url: str) -> int:
+    """Count the connections that controls have with a database of PostgreSQL.
+
+    Raises:
+        UnavailableError: it does not answer.
+    """
+    return asyncio.run(_look(url))[1]
+
+
 def _dump_sqlite(path: Path, target: Path) -> str:
     if not path.exists():
         raise UnavailableError(f"there is no database in {path}: run `./yurt up`")

@@ -51,7 +51,7 @@ class SqlRepeats:
             if row is None:
                 await connection.execute(insert(repeats).values(values))
                 return None
-            place = _place(organization_id, key)
+            place = repeat_place(organization_id, key)
             body = b"" if row.sealed is None else self._vault.open(row.sealed, place)
             return Repeat(row.request, row.status, body)
 
@@ -59,7 +59,7 @@ class SqlRepeats:
 
     async def finish(self, organization_id: str, key: str, status: int, body: bytes) -> None:
         """See ``RepeatStore.finish``."""
-        sealed = self._vault.seal(body, _place(organization_id, key))
+        sealed = self._vault.seal(body, repeat_place(organization_id, key))
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(
@@ -91,5 +91,6 @@ def _one(organization_id: str, key: str) -> ColumnElement[bool]:
     return (repeats.c.organization_id == organization_id) & (repeats.c.key == key)
 
 
-def _place(organization_id: str, key: str) -> str:
+def repeat_place(organization_id: str, key: str) -> str:
+    """Name where a value was sealed for."""
     return f"the answer for {key} of {organization_id}"

@@ -107,12 +107,16 @@ def sandbox_values(sandbox: Sandbox, vault: Vault) -> dict[str, Any]:
         "updated_at": to_ms(sandbox.updated_at),
         "changed_at": to_ms(sandbox.changed_at),
         "last_activity_at": to_ms(sandbox.last_activity_at),
-        "sealed": vault.seal(json.dumps(asdict(sandbox.secrets)).encode(), _place(sandbox.id)),
+        "sealed": vault.seal(_secrets_text(sandbox), sandbox_place(sandbox.id)),
         "archive": json.dumps(asdict(sandbox.archive)) if sandbox.archive else None,
         "build": _build_text(sandbox.build),
         "snapshotting": sandbox.snapshotting,
         "hidden": sandbox.hidden,
     }
+
+
+def _secrets_text(sandbox: Sandbox) -> bytes:
+    return json.dumps(asdict(sandbox.secrets)).encode()
 
 
 def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
@@ -164,7 +168,7 @@ def sandbox_from(row: Row[Any], vault: Vault) -> Sandbox:
         updated_at=from_ms(of["updated_at"]),
         changed_at=from_ms(of["changed_at"]),
         last_activity_at=from_ms(of["last_activity_at"]),
-        secrets=Secrets(**from_json(vault.open(of["sealed"], _place(of["id"])))),
+        secrets=Secrets(**from_json(vault.open(of["sealed"], sandbox_place(of["id"])))),
         archive=Archive(**from_json(of["archive"])) if of["archive"] else None,
         build=_build(of["build"]),
         snapshotting=of["snapshotting"],
@@ -183,7 +187,8 @@ def _build(text: str | None) -> Build | None:
     return Build(dockerfile, tuple(contexts))
 
 
-def _place(sandbox_id: str) -> str:
+def sandbox_place(sandbox_id: str) -> str:
+    """Name where a value was sealed for."""
     return f"the secrets of sandbox {sandbox_id}"
 
 

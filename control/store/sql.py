@@ -30,6 +30,7 @@ from control.store import cluster
 from control.store.database import Database, Turn, take_turn
 from control.store.owners import SqlKeys, SqlOrganizations, require_room
 from control.store.queries import matching, ordered, position, usage_of
+from control.store.rekey import rekey
 from control.store.repeats import SqlRepeats
 from control.store.rows import (
     outline_from,
@@ -237,7 +238,7 @@ class SqlStore:
     def __init__(
         self, database: Database, vault: Vault, changes: Callable[[], AsyncIterator[SandboxId]]
     ) -> None:
-        self._database, self._changes = database, changes
+        self._database, self._changes, self._vault = database, changes, vault
         self.sandboxes = SqlSandboxes(database, vault)
         self.volumes = SqlVolumes(database)
         self.snapshots = SqlSnapshots(database)
@@ -255,6 +256,10 @@ class SqlStore:
     async def release(self, name: str, holder: str) -> None:
         """See ``Store.release``."""
         await cluster.release(self._database, name, holder)
+
+    async def rekey(self) -> int:
+        """See ``Store.rekey``."""
+        return await rekey(self._database, self._vault)
 
     def changes(self) -> AsyncIterator[SandboxId]:
         """See ``Store.changes``."""

@@ -14,7 +14,7 @@ from control.cli.info import gather, lines
 from control.model import State
 from control.settings import Settings
 from control.store.opening import open_store
-from control.vault import Vault, load_keys
+from control.vault import Vault, fingerprint, load_keys
 from tests.support.records import a_sandbox
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ async def test_it_tells_what_is_kept_without_a_server(tmp_path: Path) -> None:
     assert facts["sandboxes"] == {"started": 1, "stopped": 2}
     assert facts["health"] == {"up": False, "pid": None, "parts": {}}
     assert facts["database"]["kind"] == "SQLite"
+    key = fingerprint(load_keys(tmp_path).master_key)
+    assert facts["masterKey"] == {"fingerprint": key, "rotates": False}
     assert 0 < facts["disk"]["free"] < facts["disk"]["total"]
     assert facts["disk"]["promised"] > 0
     assert 0 < facts["memory"]["available"] < facts["memory"]["total"]
