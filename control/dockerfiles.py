@@ -28,8 +28,12 @@ _SHELL = ("/bin/sh", "-c")
 # They say nothing that a sandbox would do otherwise.
 _WITHOUT_EFFECT = {"LABEL", "EXPOSE", "MAINTAINER", "STOPSIGNAL", "HEALTHCHECK", "VOLUME"}
 _CHANGES = {"ENV", "ARG", "WORKDIR", "USER", "ENTRYPOINT", "CMD", "SHELL"}
-_STEPS = {"RUN", "COPY"}
-_INSTEAD = {"ADD": "use COPY, or RUN with a program that fetches", "ONBUILD": "write it out"}
+_STEPS = {"RUN"}
+_INSTEAD = {
+    "ADD": "use RUN with a program that fetches",
+    "ONBUILD": "write it out",
+    "COPY": "files cannot be sent here yet; upload them to a sandbox and make a snapshot of it",
+}
 _FROM = re.compile(r"(?P<image>\S+)(?:\s+(?i:AS)\s+[A-Za-z0-9._-]+)?")
 _ODD_VARIABLE = re.compile(r"\$\{\w+[^}\w]")
 _HERE_DOCUMENT = re.compile(r"<<-?['\"]?\w")
@@ -129,13 +133,12 @@ def read(text: str) -> Recipe:
         _require_supported(each)
     _require_whole(text)
     if sum(each.kind in _STEPS for each in rest) > _MAX_STEPS:
-        raise InvalidError(f"Dockerfile: more than {_MAX_STEPS} RUN and COPY instructions")
+        raise InvalidError(f"Dockerfile: more than {_MAX_STEPS} RUN instructions")
     state = Defaults()
     for each in rest:  # whatever is wrong is told before anything is done
-        if each.kind in _STEPS:
-            _words(each, state)
-        else:
-            state = configured(state, each)
+        if each.is_step:
+            words(each, state)
+        state = configured(state, each)
     return Recipe(found["image"], tuple(rest))
 
 
@@ -171,7 +174,7 @@ def _require_supported(instruction: Instruction) -> None:
     if _HERE_DOCUMENT.search(instruction.value) and kind in _STEPS:
         raise UnsupportedError(f"{where}: {kind} with a here-document is not supported")
     flag = re.match(r"--([a-z]+)", instruction.value)
-    if kind in _STEPS and flag and (kind, flag[1]) not in {("COPY", "chown"), ("COPY", "chmod")}:
+    if kind in _STEPS and flag:
         raise UnsupportedError(f"{where}: {kind} --{flag[1]} is not supported")
 
 
@@ -222,10 +225,6 @@ def words(instruction: Instruction, state: Defaults) -> tuple[str, ...]:
     if not instruction.value:
         raise InvalidError(f"Dockerfile line {instruction.line}: {instruction.kind} of nothing")
     return (*state.shell, instruction.value)
-
-
-def _words(instruction: Instruction, state: Defaults) -> tuple[str, ...]:
-    return words(instruction, state) if instruction.kind == "RUN" else ()
 
 
 def _pairs(instruction: Instruction, state: Defaults) -> dict[str, str]:

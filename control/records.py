@@ -51,7 +51,7 @@ class Records:
             sandbox = await self._store.get(id_or_name)
         else:
             sandbox = await self._store.named(organization_id, id_or_name)
-        if sandbox is None or sandbox.organization_id != organization_id:
+        if sandbox is None or sandbox.organization_id != organization_id or sandbox.hidden:
             raise not_found(id_or_name)
         return sandbox
 
@@ -135,6 +135,8 @@ class Records:
 
     def _tell(self, sandbox: Sandbox, old: Sandbox | None) -> None:
         """Say what became of a record, against what was said of it, or what it was."""
+        if sandbox.hidden:
+            return
         said = self._seen.get(sandbox.id)
         if said is None and old is not None:
             said = old.state, old.desired_state

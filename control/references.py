@@ -51,13 +51,14 @@ def image_name(text: str | None) -> str:
     return text
 
 
-def reference(text: str, registries: Collection[str]) -> Reference:
+def reference(text: str, registries: Collection[str], mirror: str = "") -> Reference:
     """Tell how to fetch an image.
 
     Args:
         text: as users write it; without a host it is one of Docker Hub.
         registries: hosts that images may come from, each perhaps after ``http://``; if there is
             none, every host with a public name.
+        mirror: the URL of a registry that is asked for images of Docker Hub in its place.
 
     Raises:
         InvalidError: it cannot be read, or its registry is not allowed.
@@ -72,10 +73,18 @@ def reference(text: str, registries: Collection[str]) -> Reference:
     if f"http://{host}" in registries:
         return Reference(name, plain=True)
     if host in registries or (not registries and _is_public(host)):
-        return Reference(name)
+        return _mirrored(name, mirror) if mirror and host == _USUAL else Reference(name)
     raise InvalidError(
         f"Images of {host} are not allowed: let the operator add it to YURT_REGISTRIES"
     )
+
+
+def _mirrored(name: str, mirror: str) -> Reference:
+    path = name.removeprefix(f"{_USUAL}/")
+    if "/" not in path:
+        path = f"library/{path}"
+    scheme, _, place = mirror.rpartition("://")
+    return Reference(f"{place.rstrip('/')}/{path}", plain=scheme == "http")
 
 
 def _is_host(first: str) -> bool:

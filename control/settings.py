@@ -185,6 +185,10 @@ class Settings(BaseSettings):
         default=None,
         description="File of credentials for registries, as `skopeo login --authfile` writes it.",
     )
+    docker_mirror: str = Field(
+        default="",
+        description="URL of a registry that is asked for images of Docker Hub in its place.",
+    )
     max_image_gib: int = Field(default=20, ge=1, description="Largest image, unpacked, GiB.")
 
     memory_reserve: float = Field(

@@ -175,7 +175,7 @@ class Snapshots:
 
     def _require_allowed(self, build: Build | None, image: str) -> None:
         base = dockerfiles.read(build.dockerfile).base if build else image
-        reference(base, self._settings.allowed_registries)
+        reference(base, self._settings.allowed_registries, self._settings.docker_mirror)
 
     def _new(self, name: str, resources: Resources, entrypoint: tuple[str, ...] = ()) -> Snapshot:
         now = self._now()

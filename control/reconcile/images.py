@@ -29,7 +29,8 @@ class Images:
             WorkError: it cannot be had.
             UnavailableError: not now.
         """
-        source = reference(name, self._settings.allowed_registries)
+        settings = self._settings
+        source = reference(name, settings.allowed_registries, settings.docker_mirror)
         arguments = {
             "reference": source.name,
             "plain": source.plain,

@@ -18,7 +18,9 @@ from control.naming import SandboxId
 from control.reconcile.apply import World, bounded
 from control.reconcile.builder import Builder
 from control.reconcile.images import Images
+from control.reconcile.steps import Steps
 from control.snapshot_states import await_image
+from control.step_output import StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,7 @@ class SnapshotKeeper:
         self._making = 0
         self._is_collecting_due = False
         self._images = Images(world.scheduler, settings)
+        self.output = StepOutput(settings.domains[0])
 
     def wake(self) -> None:
         """Have a look soon."""
@@ -125,7 +128,9 @@ class SnapshotKeeper:
     async def _image(self, snapshot: Snapshot) -> dict[str, Any]:
         """Make the image of a snapshot, of whatever kind, and return its description."""
         if snapshot.build is not None:
-            return await Builder(self._store, self._images, snapshot).build()
+            steps = Steps(self._world, self._store, self._images, self.output, self.woken)
+            builder = Builder(self._store, self._settings, self._images, steps)
+            return await builder.build(snapshot, self._now())
         if snapshot.source_sandbox_id is not None:
             return await self._committed(snapshot, snapshot.source_sandbox_id)
         return await self._images.fetched(snapshot.image_name)

@@ -6,6 +6,7 @@ reach nothing else (``layers.put``). Never loaded into a runner that holds a san
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -46,6 +47,10 @@ def import_image(data: str, reference: str, *, plain: bool, most_bytes: int) -> 
     source.unknown = f"there is no image {reference}, or it takes credentials to see it"
     incoming = store / "incoming"
     with layers.exclusive(incoming, images.say), layers.unfinished(incoming) as download:
+        known = hashlib.sha256(source.configuration().encode()).hexdigest()
+        if record.has_image(data, known):
+            images.say(f"{reference} is here already")
+            return _json(store / f"{known}.json")
         skopeo.require_room(data, 0, reference)
         images.say(f"downloading {reference}")
         source.pull(str(download), raw=True, largest=most_bytes)

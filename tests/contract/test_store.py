@@ -576,6 +576,20 @@ async def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
         assert [one.id for one in await store.organizations.all()] == ["default"]
 
 
+# What later migrations add, and would add again.
+_SINCE_ARCHIVES = """
+DROP TABLE build_logs;
+DROP INDEX ix_sandboxes_snapshotting;
+ALTER TABLE sandboxes DROP COLUMN build;
+ALTER TABLE sandboxes DROP COLUMN snapshotting;
+ALTER TABLE sandboxes DROP COLUMN hidden;
+ALTER TABLE snapshots DROP COLUMN build;
+ALTER TABLE snapshots DROP COLUMN hidden;
+ALTER TABLE snapshots DROP COLUMN image_name;
+ALTER TABLE snapshots DROP COLUMN source_sandbox_id;
+"""
+
+
 async def test_what_was_stopped_before_there_were_archives_becomes_due(tmp_path: Path) -> None:
     stopped = a_sandbox(
         state=State.STOPPED,
@@ -592,6 +606,7 @@ async def test_what_was_stopped_before_there_were_archives_becomes_due(tmp_path:
     with sqlite3.connect(tmp_path / "yurt.db") as before:
         before.execute("UPDATE alembic_version SET version_num = '0009'")
         before.execute("UPDATE sandboxes SET due_at = NULL WHERE name != 's'")
+        before.executescript(_SINCE_ARCHIVES)
     before.close()
     async with a_store(tmp_path) as store:
         due = store.sandboxes.due

@@ -39,7 +39,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def instance(registry: Registry) -> Iterator[Instance]:
     """A server that may fetch from the registry, which has an image: its own default one."""
     host = registry.url.removesuffix("/yurt")
-    with Instance.temporary(YURT_REGISTRIES=host) as instance:
+    settings = {"YURT_REGISTRIES": f"{host},docker.io", "YURT_DOCKER_MIRROR": f"{host}/yurt"}
+    with Instance.temporary(**settings) as instance:
         instance.up()
         yield instance
 
@@ -59,20 +60,33 @@ def image(registry: Registry, instance: Instance, api: Api) -> str:
     return f"{registry.url.removeprefix('http://')}/snapshots:{image_id}"
 
 
-def test_the_newest_sdk_makes_snapshots_and_sandboxes_from_images(
-    instance: Instance, image: str
-) -> None:
+def run_driver(instance: Instance, module: str, *arguments: str) -> None:
     mark = secrets.token_hex(6)
     ran = subprocess.run(
-        [python_of("newest"), "-m", "tests.e2e.sdk.snapshots", image, mark],
+        [python_of("newest"), "-m", f"tests.e2e.sdk.{module}", *arguments, mark],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin", **instance.variables},
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=280,
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, mark), ran.stderr[-4000:] + instance.logs()
+
+
+def test_the_newest_sdk_makes_snapshots_and_sandboxes_from_images(
+    instance: Instance, image: str
+) -> None:
+    run_driver(instance, "snapshots", image)
+
+
+def test_the_newest_sdk_builds_images(registry: Registry, instance: Instance, image: str) -> None:
+    # The default image under the name that Docker Hub has for what the SDK begins with.
+    hub = f"{registry.url.removeprefix('http://')}/library/python:3.12-slim-bookworm"
+    copied = [f"docker://{image}", f"docker://{hub}"]
+    plain = ["--src-tls-verify=false", "--dest-tls-verify=false"]
+    subprocess.run(["skopeo", "copy", "--quiet", *plain, *copied], check=True)
+    run_driver(instance, "builds")
 
 
 def test_a_snapshot_of_a_sandbox_has_no_secret_of_it(instance: Instance, api: Api) -> None:
