@@ -51,6 +51,7 @@ from control.reconcile.volumes import VolumeKeeper
 from control.records import Records
 from control.repeats import Repeats
 from control.reports import Reports
+from control.room import require_growth
 from control.sandboxes import Sandboxes
 from control.service import Service
 from control.snapshots import Snapshots
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from control.gates import Gates
-    from control.model import DesiredState, Sandbox
+    from control.model import DesiredState, Resources, Sandbox
     from control.naming import SandboxId
     from control.settings import Settings
     from control.store import Store
@@ -211,6 +212,7 @@ class Control:
             ),
             node_key=self._nodes.key,
             tell_use=self._tell_use,
+            require_growth=self._require_growth,
             troubles=lambda: self.reconciler.troubles,
             metrics=self._metrics_text,
             now=now,
@@ -262,6 +264,18 @@ class Control:
         if sandbox.state is State.RESTORING:
             told["archive"] = self._archives.access(sandbox)
         return told
+
+    async def _require_growth(self, sandbox: Sandbox, wanted: Resources) -> None:
+        """Require that a sandbox can grow where it is.
+
+        Raises:
+            NoCapacityError: it cannot.
+            UnavailableError: the scheduler cannot be asked now.
+        """
+        kept = await self._adapters.store.sandboxes.disks()
+        async with bounded("nodes", SCHEDULER_SECONDS):
+            nodes = await self._adapters.scheduler.nodes()
+        require_growth(sandbox, wanted, nodes, kept, self._settings.memory_reserve)
 
     async def _tell_use(self, sandbox: Sandbox) -> None:
         """Tell the gate of a started sandbox of its use: it decides whether that is idle.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from control.model import Permission
+from control.model import MIB_PER_GIB, Permission
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +49,10 @@ def assignment(sandbox: Sandbox, keys: Iterable[ApiKey], now: datetime) -> dict[
         "network": {
             "block_all": sandbox.network.block_all,
             "allow": _collapsed(sandbox.network.allow),
+        },
+        "limits": {
+            "cpu": sandbox.resources.cpu,
+            "memory_mib": sandbox.resources.memory_gib * MIB_PER_GIB,
         },
     }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from control.model import Archive, Snapshot
+    from control.model import Archive, Size, Snapshot
     from jobs.runner.message import Head
     from jobs.scheduler import Allocation
 
@@ -172,6 +172,35 @@ def snapshot(sandbox: Sandbox, snapshot_id: str, now: datetime) -> Sandbox:
     if sandbox.state not in {State.STARTED, State.STOPPED}:
         raise InvalidError("Sandbox must be started or stopped to make a snapshot of it")
     return replace(sandbox, snapshotting=snapshot_id, updated_at=now)
+
+
+def resize(sandbox: Sandbox, size: Size, now: datetime) -> Sandbox:
+    """Give a sandbox another size: while it runs, more cores and memory, else also more disk.
+
+    Raises:
+        NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
+        InvalidError: it cannot have that size, or not now; the text says what to do.
+    """
+    exists(sandbox)
+    if not sandbox.is_settled:
+        raise ConflictError("Sandbox state change in progress")
+    if sandbox.state not in {State.STARTED, State.STOPPED}:
+        raise InvalidError("Sandbox must be started or stopped to be resized")
+    known, wanted = sandbox.resources, size.of(sandbox.resources)
+    if wanted == known:
+        raise InvalidError("Nothing to resize: name cpu, memory or disk, and another value")
+    if wanted.disk_gib < known.disk_gib:
+        raise InvalidError(f"Disk can only grow: it has {known.disk_gib} GiB already")
+    runs = sandbox.state is State.STARTED
+    if runs and wanted.disk_gib != known.disk_gib:
+        raise InvalidError("Disk can be resized only while the Sandbox is stopped; stop it first")
+    if runs and (wanted.cpu < known.cpu or wanted.memory_gib < known.memory_gib):
+        raise InvalidError(
+            "CPU and memory of a started Sandbox can only be increased; stop it to lower them"
+        )
+    version = sandbox.assignment_version + runs
+    return replace(sandbox, resources=wanted, assignment_version=version, updated_at=now)
 
 
 def delete(sandbox: Sandbox, now: datetime) -> Sandbox:

@@ -97,6 +97,23 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """What a sandbox is to have from now on; None stays as it is."""
+
+    cpu: int | None = None
+    memory_gib: int | None = None
+    disk_gib: int | None = None
+
+    def of(self, known: Resources) -> Resources:
+        """Return what becomes of the resources that a sandbox has."""
+        return Resources(
+            known.cpu if self.cpu is None else self.cpu,
+            known.memory_gib if self.memory_gib is None else self.memory_gib,
+            known.disk_gib if self.disk_gib is None else self.disk_gib,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Intervals:
     """Timers in minutes, counted from the last activity.
 

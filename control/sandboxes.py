@@ -22,13 +22,14 @@ from control.model import (
 from control.naming import PreviewHost, new_sandbox_id, preview_host
 from control.snapshots import usable_snapshot
 from control.volumes import usable_mounts
-from control.wishes import check, wished_resources
+from control.wishes import check, checked_size, wished_resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
     from control.listing import Filter, Order, Page
+    from control.model import Resources, Size
     from control.naming import SandboxId
     from control.records import Records
     from control.settings import Settings
@@ -159,6 +160,35 @@ class Sandboxes:
         """Have the files of a stopped sandbox moved to the object store; does not wait for it."""
         key = new_archive_key()
         return await self._move(id_or_name, lambda s, now: lifecycle.archive(s, now, key))
+
+    async def resize(
+        self,
+        id_or_name: str,
+        size: Size,
+        require_growth: Callable[[Sandbox, Resources], Awaitable[None]],
+    ) -> Sandbox:
+        """Give a sandbox another size; one that runs has it when this returns.
+
+        ``require_growth`` requires that the sandbox's node has room.
+
+        Raises:
+            NotFoundError: there is no such sandbox, or it was deleted.
+            ConflictError: it is on its way to somewhere else.
+            InvalidError: it cannot have that size, or not now, or its organisation may not.
+            NoCapacityError: its node has no room for that.
+        """
+        size = checked_size(size, self._settings)
+        now, sandbox = self._now(), await self.get(id_or_name)
+        lifecycle.resize(sandbox, size, now)
+        await require_growth(sandbox, size.of(sandbox.resources))
+        changed = await self._records.change(
+            sandbox.id, lambda record: lifecycle.resize(record, size, now)
+        )
+        self._wake(sandbox.id)
+        version = changed.assignment_version
+        return await self._until(
+            changed, lambda s: s.state is not State.STARTED or s.run.pushed_version >= version
+        )
 
     async def delete(self, id_or_name: str) -> Sandbox:
         """Have a sandbox removed, whatever state it is in; does not wait for it."""

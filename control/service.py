@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from control.archives import Archives
     from control.keys import KeyRing
-    from control.model import Sandbox
+    from control.model import Resources, Sandbox
     from control.organizations import Organizations
     from control.reports import Reports
     from control.sandboxes import Sandboxes
@@ -27,7 +27,8 @@ class Service:
 
     ``sandboxes`` gives those of an organisation; ``node_key`` what the messages of a node are
     sealed with, None for one that is not known; ``tell_use`` tells a
-    sandbox that somebody uses it; ``troubles`` says what does not answer, by its name;
+    sandbox that somebody uses it; ``require_growth`` requires room for one that is to be larger;
+    ``troubles`` says what does not answer, by its name;
     ``metrics`` tells what is counted.
     """
 
@@ -42,6 +43,7 @@ class Service:
     reports: Reports
     node_key: Callable[[str], Awaitable[bytes | None]]
     tell_use: Callable[[Sandbox], Awaitable[None]]
+    require_growth: Callable[[Sandbox, Resources], Awaitable[None]]
     troubles: Callable[[], Mapping[str, str]]
     metrics: Callable[[], Awaitable[bytes]]
     now: Callable[[], datetime]

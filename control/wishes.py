@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from control.errors import InvalidError
-from control.model import Build, Intervals, Mount, NetworkPolicy, Resources
+from control.model import Build, Intervals, Mount, NetworkPolicy, Size
 from control.naming import is_sandbox_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from control.model import Resources
     from control.settings import Settings
 
 MAX_ARCHIVE_MINUTES = 43_200
@@ -80,21 +81,28 @@ def wished_resources(wish: Wish, usual: Resources, settings: Settings) -> Resour
     Raises:
         InvalidError: they are too large, or a snapshot was named that has its own.
     """
-    asked = (
-        ("CPU", wish.cpu, usual.cpu, settings.max_cpu),
-        ("Memory", wish.memory_gib, usual.memory_gib, settings.max_memory_gib),
-        ("Disk", wish.disk_gib, usual.disk_gib, settings.max_disk_gib),
-    )
-    if wish.snapshot and any(amount is not None for _, amount, _, _ in asked):
+    asked = Size(wish.cpu, wish.memory_gib, wish.disk_gib)
+    if wish.snapshot and asked != Size():
         raise InvalidError("Cannot specify Sandbox resources when using a snapshot")
-    amounts = []
-    for what, amount, default, most in asked:
+    return checked_size(asked, settings).of(usual)
+
+
+def checked_size(asked: Size, settings: Settings) -> Size:
+    """Return a size if a sandbox may have it.
+
+    Raises:
+        InvalidError: something is too small, or more than one sandbox may ask for.
+    """
+    for what, amount, most in (
+        ("CPU", asked.cpu, settings.max_cpu),
+        ("Memory", asked.memory_gib, settings.max_memory_gib),
+        ("Disk", asked.disk_gib, settings.max_disk_gib),
+    ):
         if amount is not None and amount < 1:
             raise InvalidError(f"{what} must be at least 1")
         if amount is not None and amount > most:
             raise InvalidError(f"{what} limit exceeded. Maximum allowed: {most}.")
-        amounts.append(default if amount is None else amount)
-    return Resources(*amounts)
+    return asked
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -207,18 +207,19 @@ class LocalScheduler:
         await self._require_disk(job, running)
 
     async def _require_disk(self, job: Job, running: Collection[Job]) -> None:
-        """Refuse a new disk that others leave no room for, also those that are just being made."""
+        """Refuse what a disk is to have more if others leave no room, also those being made."""
         settings = self._settings
         disks = await asyncio.to_thread(_disk_room, settings.data, settings.disk_overcommit)
-        if job.sandbox_id in disks.limits:
+        wanted = job.disk_bytes - disks.limits.get(job.sandbox_id, 0)
+        if wanted <= 0:
             return
         coming = [j.disk_bytes for j in running if j.sandbox_id not in disks.limits]
         free = disks.free - sum(coming)
-        if job.disk_bytes > free:
+        if wanted > free:
             raise NoCapacityError(
                 f"no room: the disks of {len(disks.limits) + len(coming)} sandboxes leave "
                 f"{max(free, 0) // MIB:.0f} MiB of the volume, this one needs "
-                f"{job.disk_bytes // MIB} MiB; delete some or enlarge the volume"
+                f"{wanted // MIB} MiB more; delete some or enlarge the volume"
             )
 
     def _free_port(self) -> int:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from control import dockerfiles
 from control.errors import InvalidError, NotServedError, UnsupportedError
-from control.model import Build, NetworkPolicy, Permission
+from control.model import Build, NetworkPolicy, Permission, Size
 from control.mounts import checked_mount
 from control.naming import parse_port
 from control.organizations import Limits
@@ -133,6 +133,19 @@ class CreateBody(_Strict):
         ):
             if asked:
                 raise UnsupportedError(f"This version does not support {what}")
+
+
+class ResizeBody(_Strict):
+    """``POST /sandbox/{s}/resize``."""
+
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+    @property
+    def size(self) -> Size:
+        """What the sandbox is to have."""
+        return Size(self.cpu, self.memory, self.disk)
 
 
 class NetworkBody(_Strict):

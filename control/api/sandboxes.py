@@ -13,6 +13,7 @@ from control.api.bodies import (
     CreateBody,
     LabelsBody,
     NetworkBody,
+    ResizeBody,
     SandboxSnapshotBody,
     integer,
     read_body,
@@ -119,6 +120,14 @@ async def archive(name: str, caller: Writer) -> Response:
 async def recover(name: str, caller: Writer) -> Response:
     """Start a sandbox anew whose start failed."""
     return _one(caller, await caller.sandboxes.recover(name))
+
+
+@router.post("/{name}/resize", openapi_extra=takes(ResizeBody))
+async def resize(name: str, request: Request, caller: Writer) -> Response:
+    """Give a sandbox more cores or memory, and a stopped one also more disk."""
+    body = await read_body(request, ResizeBody)
+    may = caller.service.require_growth
+    return _one(caller, await caller.sandboxes.resize(name, body.size, may))
 
 
 @router.put("/{name}/labels", openapi_extra=takes(LabelsBody))

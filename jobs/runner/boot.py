@@ -93,6 +93,7 @@ class Sandbox:
         disk.note_generation(job.data, job.sandbox_id, job.generation)
         self.disk_is_new = not os.path.exists(disk.paths(job.data, job.sandbox_id)[0])
         path = disk.ensure(job.data, job.sandbox_id, job.disk_bytes)
+        disk.grow(path, job.disk_bytes)
         self.disk_directory = f"{scratch}/volume"
         os.mkdir(self.disk_directory, 0o700)
         disk.mount(path, self.disk_directory)

@@ -11,6 +11,7 @@ import time
 
 ROOT = "/sys/fs/cgroup"
 PARENT = "yurt"
+CPU_PERIOD = 100_000  # microseconds
 _FIRST = -20  # the lowest nice value; it counts within a group only
 
 
@@ -41,6 +42,32 @@ def join(name: str, pid: int) -> None:
     for directory in directories(name):
         with open(f"{directory}/cgroup.procs", "w") as processes:
             processes.write(str(pid))
+
+
+def limit(name: str, cpu: int, memory_bytes: int, root: str = ROOT) -> None:
+    """Let the group use so many cores and so much memory from now on; no swap, as ever.
+
+    Raises:
+        OSError: the kernel refuses; the limits may be as they were.
+    """
+    if is_v2(root):
+        base = f"{root}/{PARENT}/{name}"
+        limits = [
+            (f"{base}/memory.max", memory_bytes),
+            (f"{base}/cpu.max", f"{cpu * CPU_PERIOD} {CPU_PERIOD}"),
+        ]
+    else:
+        memory = f"{root}/memory/{PARENT}/{name}/memory"
+        # Never below the limit without swap, which not every kernel counts.
+        with_swap = f"{memory}.memsw.limit_in_bytes"
+        limits = [(with_swap, memory_bytes)] if os.path.exists(with_swap) else []
+        limits += [
+            (f"{memory}.limit_in_bytes", memory_bytes),
+            (f"{root}/cpu/{PARENT}/{name}/cpu.cfs_quota_us", cpu * CPU_PERIOD),
+        ]
+    for path, value in limits:
+        with open(path, "w") as control:
+            control.write(str(value))
 
 
 def kill(name: str) -> None:

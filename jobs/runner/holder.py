@@ -63,6 +63,7 @@ class Holder:
         self.phase = "assign"
         self._secret = os.urandom(16).hex()
         self._assignment: dict[str, Any] = {}
+        self._limits = {"cpu": self.job.cpu, "memory_mib": self.job.memory_mib}
         self._last_down = 0
         self._contact = contact.Contact(time.monotonic())
         self._agent_listens = False
@@ -372,11 +373,23 @@ class Holder:
     def _reassign(self, wanted: dict[str, Any]) -> None:
         if not self._assignment or wanted["version"] <= self._assignment["version"]:
             return
+        self._limit(wanted.get("limits", self._limits))  # an older control sends none
         changed = wanted["network"] != self._assignment["network"]
         self._assignment = {**self._assignment, **wanted}
         if changed:
             network.finish_rules(network.begin_rules(self._policy_rules()))
         self._tell_gate()
+
+    def _limit(self, limits: dict[str, int]) -> None:
+        """Let the sandbox use so much from now on."""
+        if limits == self._limits:
+            return
+        try:
+            cgroup.limit(self.job.sandbox_id, limits["cpu"], limits["memory_mib"] << 20)
+        except OSError as error:
+            text = f"the host does not resize it; stop and start it: {error.strerror}"
+            self.reporter.send("notice", kind="limits", message=text)
+        self._limits = limits
 
     def _stop(self) -> None:
         if self.phase == "stopping":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.runner import arch
+from jobs.runner import arch, cgroup
 
 # What root inside may do within its own user namespace: install packages, change owners and users,
 # ping. Nothing here reaches beyond that namespace.
@@ -16,7 +16,6 @@ _EPERM, _ENOSYS = 1, 38
 _NAMESPACE_FLAGS = 0x7E020000  # every CLONE_NEW* flag
 _FIRST_REFUSED_FAMILY = 38  # AF_ALG; AF_VSOCK and AF_XDP come after it
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32-bit, uname 2.6, both, "read it"
-_CPU_PERIOD = 100_000  # microseconds
 
 _MASKED = [
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -79,7 +78,7 @@ def config(
             "gidMappings": mapping,
             "resources": {
                 "memory": {"limit": memory, "swap": memory},
-                "cpu": {"quota": limits["cpu"] * _CPU_PERIOD, "period": _CPU_PERIOD},
+                "cpu": {"quota": limits["cpu"] * cgroup.CPU_PERIOD, "period": cgroup.CPU_PERIOD},
                 "pids": {"limit": limits["pids"]},
             },
             "seccomp": seccomp_profile(seccomp["allow"], seccomp["refuse"]),

@@ -229,6 +229,21 @@ async def test_no_disk_is_promised_twice_while_it_is_being_made(rig: Rig) -> Non
         await scheduler.stop(A, grace_seconds=20)
 
 
+async def test_a_disk_that_is_to_grow_needs_room_for_that(
+    rig: Rig, scheduler: LocalScheduler
+) -> None:
+    await scheduler.submit(job(rig))
+    await until_ready(rig, A)
+    await scheduler.stop(A, grace_seconds=20)
+    volume = os.statvfs(rig.data)
+    room = volume.f_bavail * volume.f_frsize
+    with pytest.raises(NoCapacityError, match=r"this one needs \d+ MiB more"):
+        await scheduler.submit(job(rig, generation=2, disk_bytes=room + (256 << 20)))
+    await scheduler.submit(job(rig, generation=2, disk_bytes=128 << 20))
+    await until_ready(rig, A, times=2)
+    await scheduler.stop(A, grace_seconds=20)
+
+
 async def test_a_disk_that_is_deleted_while_disks_are_counted_does_no_harm(
     rig: Rig, scheduler: LocalScheduler
 ) -> None:

@@ -21,7 +21,7 @@ async def test_the_first_report_is_answered_by_the_assignment(rig: Rig) -> None:
     assert assignment.keys() == {
         *("version", "keys", "preview_token", "signing_key", "file_signing_key", "public"),
         *("revoked_signatures", "private_ports", "env", "user", "workdir", "entrypoint"),
-        *("network", "volumes", "busy", "grace", "secure"),
+        *("network", "volumes", "limits", "busy", "grace", "secure"),
     }
     assert assignment["user"] == "daytona"
 

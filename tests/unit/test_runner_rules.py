@@ -223,3 +223,23 @@ def test_a_sparse_copy_is_equal_and_stays_sparse(tmp_path: Path) -> None:
     disk._copy_sparse(str(source), str(target))
     assert source.read_bytes() == target.read_bytes()
     assert target.stat().st_blocks * 512 < 1 << 20
+
+
+def test_limits_are_written_where_each_version_of_control_groups_has_them(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    unified = new / "yurt" / "a"
+    unified.mkdir(parents=True)
+    (new / "cgroup.controllers").touch()
+    cgroup.limit("a", 3, 1 << 30, str(new))
+    assert {path.name: path.read_text() for path in unified.iterdir()} == {
+        "memory.max": "1073741824",
+        "cpu.max": "300000 100000",
+    }
+    memory, cpu = old / "memory" / "yurt" / "a", old / "cpu" / "yurt" / "a"
+    for directory in (memory, cpu):
+        directory.mkdir(parents=True)
+    (memory / "memory.memsw.limit_in_bytes").touch()
+    cgroup.limit("a", 3, 1 << 30, str(old))
+    for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):
+        assert (memory / name).read_text() == "1073741824"
+    assert (cpu / "cpu.cfs_quota_us").read_text() == "300000"
