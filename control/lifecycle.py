@@ -91,9 +91,12 @@ def recover(sandbox: Sandbox, now: datetime) -> Sandbox:
 
     Raises:
         NotFoundError: it was deleted.
+        ConflictError: it is on its way to somewhere else.
         InvalidError: it did not fail, or not in a way that a new start can mend.
     """
     exists(sandbox)
+    if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
+        raise ConflictError("Sandbox state change in progress")
     if sandbox.state is not State.ERROR or not sandbox.recoverable:
         raise InvalidError("Sandbox is not in a recoverable state")
     return _begin(sandbox, now)
@@ -183,7 +186,7 @@ def resize(sandbox: Sandbox, size: Size, now: datetime) -> Sandbox:
         InvalidError: it cannot have that size, or not now; the text says what to do.
     """
     exists(sandbox)
-    if not sandbox.is_settled:
+    if not sandbox.is_settled and sandbox.state is not State.UNKNOWN:
         raise ConflictError("Sandbox state change in progress")
     if sandbox.state not in {State.STARTED, State.STOPPED}:
         raise InvalidError("Sandbox must be started or stopped to be resized")
