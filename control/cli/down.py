@@ -55,7 +55,7 @@ def _stop(settings: Settings, output: Output) -> None:
     pid = supervisor.running(data)
     if pid is not None:
         with output.step("stopping the server"):
-            _end(pid)
+            end(pid)
     with output.step("stopping sandboxes"):
         try:
             asyncio.run(teardown(data))
@@ -64,7 +64,7 @@ def _stop(settings: Settings, output: Output) -> None:
             raise UnavailableError(message) from exc
 
 
-def _end(pid: int) -> None:
+def end(pid: int) -> None:
     """Ask a process to end, and kill it if it does not; return when it is gone."""
     try:
         handle = os.pidfd_open(pid)

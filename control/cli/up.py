@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from control.cli.output import Output, failures_told, read_settings
+from control.cli.service import tell_ready
 
 if TYPE_CHECKING:
     from control.settings import Settings
@@ -90,6 +91,7 @@ async def _run_here(settings: Settings, output: Output, *, demo: bool, begin: fl
     try:
         with output.step("starting the server"):
             await supervisor.wait_until_ready(settings, lambda: not server.done())
+        tell_ready()
         times = await asyncio.to_thread(_demonstrate, settings, output) if demo else {}
         output.result(_describe(settings, times), _text(settings, begin))
         output.say("Ctrl-C stops the server; sandboxes go on, and the next `up` finds them again.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from control.cli.prepare import MARK
 from tests.support import census
 from tests.support.api import Api
-from tests.support.instance import Instance
+from tests.support.instance import UP_SECONDS, Instance
 from tests.support.processes import holder_of_lock, listener_on
 from tests.support.waiting import eventually
 
@@ -94,6 +94,32 @@ def expect_control_to_come_back(instance: Instance, sandbox: Sandbox) -> None:
     assert sandbox.record()["state"] == "started"
 
 
+def expect_a_restart_of_the_service_to_cost_nothing(instance: Instance, sandbox: Sandbox) -> None:
+    """The server that runs by itself becomes a service; the sandbox stays the same throughout."""
+    first = sandbox.check("cut -d' ' -f22 /proc/1/stat")
+    say(instance.run("service", "install", seconds=UP_SECONDS).stdout)
+    expect_limits(sandbox)
+    systemctl("restart")
+    say("the service was restarted")
+    eventually(sandbox.api.answers, "the service to answer", seconds=5 * SLOW)
+    with sandbox.api.sandbox() as another:
+        expect_limits(another)
+    systemctl("stop")
+    lock = instance.data / "run" / "sandboxes" / sandbox.id / "lock"
+    assert holder_of_lock(lock).lives(), "the stop of the service ended a sandbox"
+    systemctl("start")
+    eventually(sandbox.api.answers, "the service to answer again", seconds=5 * SLOW)
+    assert sandbox.check("cut -d' ' -f22 /proc/1/stat") == first
+    say(instance.run("service", "uninstall").stdout)
+    assert not list(Path("/etc/systemd/system").glob("yurt*"))
+    say(f"up by itself again after {instance.up():.0f} s")
+    assert sandbox.check("cut -d' ' -f22 /proc/1/stat") == first
+
+
+def systemctl(verb: str) -> None:
+    subprocess.run(["systemctl", verb, "yurt"], check=True)
+
+
 def tour(instance: Instance) -> None:
     say(instance.run("doctor").stdout)
     say(f"up after {instance.up():.0f} s")
@@ -105,6 +131,7 @@ def tour(instance: Instance) -> None:
         expect_to_survive_stop_and_start(sandbox)
         expect_to_survive_a_kill(instance, sandbox)
         expect_control_to_come_back(instance, sandbox)
+        expect_a_restart_of_the_service_to_cost_nothing(instance, sandbox)
 
 
 def main() -> None:
