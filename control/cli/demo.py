@@ -7,11 +7,11 @@ import ssl
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import httpx
+from typing_extensions import override
 
-from control.cli.checks import resolves
+from control.cli.supervisor import local_address
 from control.errors import UnavailableError
 from control.vault import load_keys
 from yurt.client import Client, YurtClientError
@@ -35,17 +35,13 @@ def demonstrate(settings: Settings, output: Output) -> dict[str, float]:
         UnavailableError: it does not; with the part that failed and why.
     """
     times = _Times(output)
-    # As the server's own: not by a proxy that is set here, and its certificate is believed.
-    context = ssl.create_default_context()
-    if settings.tls_cert:
-        context.load_verify_locations(settings.tls_cert)
-    direct = httpx.HTTPTransport(verify=context)
-    with Client(settings.api_url, load_keys(settings.data).api_key, direct) as client:
+    here = _Here(settings)
+    with Client(settings.api_url, load_keys(settings.data).api_key, here) as client:
         try:
             with times.part("create a sandbox"):
                 sandbox = client.create(labels={"yurt": "demonstration"})
             try:
-                _use(client, sandbox, times, settings)
+                _use(client, sandbox, times)
             except YurtClientError:
                 with suppress(YurtClientError):  # what failed first is what is told
                     client.delete(sandbox.id)
@@ -58,7 +54,7 @@ def demonstrate(settings: Settings, output: Output) -> dict[str, float]:
     return times.seconds
 
 
-def _use(client: Client, sandbox: Sandbox, times: _Times, settings: Settings) -> None:
+def _use(client: Client, sandbox: Sandbox, times: _Times) -> None:
     with times.part("run code in it"):
         finished = client.execute(sandbox, "python3 -c 'print(6 * 7)'")
     if finished.output.strip() != "42":
@@ -71,22 +67,48 @@ def _use(client: Client, sandbox: Sandbox, times: _Times, settings: Settings) ->
         )
         client.start_in_background(sandbox, f"{_SERVE} {_PORT}")
         url, token = client.preview(sandbox, _PORT)
-        # Where this system does not know the host (`up` has said so), a browser still does.
-        known = resolves(urlsplit(url).hostname or "")
-        _fetch(client, url, token, greeting, via=None if known else settings.base_url)
+        _fetch(client, url, token, greeting)
 
 
-def _fetch(client: Client, url: str, token: str, greeting: str, *, via: str | None) -> None:
+def _fetch(client: Client, url: str, token: str, greeting: str) -> None:
     """Wait until the page is served and read it."""
     deadline = time.monotonic() + _PAGE_SECONDS
     while True:
-        page = client.fetch_preview(url, token, via=via)
+        page = client.fetch_preview(url, token)
         if page.is_success and greeting in page.text:
             return
         if time.monotonic() > deadline:
             message = f"{url} was answered with {page.status_code} {page.text[:200]!r}"
             raise YurtClientError(message)
         time.sleep(0.02)
+
+
+class _Here(httpx.BaseTransport):
+    """Leads every request to this server, whatever its URL says.
+
+    Names and port may be those of a proxy before it, or unknown to programs here. Its certificate
+    is believed, and no proxy that is set here is asked.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        context = ssl.create_default_context()
+        if settings.tls_cert:
+            context.load_verify_locations(settings.tls_cert)
+        self._transport = httpx.HTTPTransport(verify=context)
+        self._scheme = "https" if settings.tls_cert else "http"
+        self._address, self._port = local_address(settings), settings.port
+
+    @override
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+        request.url = request.url.copy_with(
+            scheme=self._scheme, host=self._address, port=self._port
+        )
+        return self._transport.handle_request(request)
+
+    @override
+    def close(self) -> None:
+        self._transport.close()
 
 
 class _Times:

@@ -124,6 +124,12 @@ async def wait_until_ready(settings: Settings, is_alive: Callable[[], bool]) -> 
         await asyncio.sleep(_POLL_SECONDS)
 
 
+def local_address(settings: Settings) -> str:
+    """Return the address by which this machine itself reaches the server."""
+    first = settings.addresses[0]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)
+
+
 def listen_addresses(settings: Settings) -> tuple[str, ...]:
     """Name the addresses to listen on: with 127.0.0.1 also ::1, where programs look first."""
     listen = settings.addresses
@@ -206,8 +212,7 @@ def _read_port(path: Path) -> int | None:
 
 def _is_ready(settings: Settings) -> bool:
     """Ask control for its health, through Traefik."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.addresses[0])
-    target = (address or settings.addresses[0], settings.port)
+    target = (local_address(settings), settings.port)
     connection = http.client.HTTPConnection(*target, timeout=1)
     if settings.tls_cert:
         # Our own certificate, asked for by address: there is nothing to verify.
