@@ -95,8 +95,9 @@ class UnavailableError(YurtError):
 class WorkError(UnavailableError):
     """A piece of work on a node was begun and failed; ``reason`` is the verb's own text."""
 
-    def __init__(self, verb: str, reason: str) -> None:
-        super().__init__(f"{verb} failed: {reason}")
+    def __init__(self, verb: str, reason: str, node: str = "") -> None:
+        where = f" on {node}" if node else ""
+        super().__init__(f"{verb}{where} failed: {reason}")
         self.reason = reason
 
 

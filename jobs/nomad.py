@@ -19,6 +19,7 @@ from control.errors import (
     NoCapacityError,
     NotFoundError,
     UnavailableError,
+    WorkError,
 )
 from jobs import nomad_view as view
 from jobs.nomad_wire import Wire
@@ -287,7 +288,7 @@ class NomadScheduler:
                 f"{verb} on {ended['NodeName']} left no result: {reason}"
             ) from error
         if "error" in result:
-            raise UnavailableError(f"{verb} on {ended['NodeName']} failed: {result['error']}")
+            raise WorkError(verb, str(result["error"]), ended["NodeName"])
         return result
 
     async def _discard(self, name: str) -> None:

@@ -15,7 +15,6 @@ from control import snapshot_states
 from control.errors import InvalidError, NotFoundError, UnavailableError, WorkError
 from control.model import SnapshotState
 from control.naming import SandboxId
-from control.reconcile.apply import World, bounded
 from control.reconcile.builder import Builder
 from control.reconcile.images import Images
 from control.reconcile.steps import Steps
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from control.model import Snapshot
+    from control.reconcile.apply import World
     from control.settings import Settings
     from control.store import Store
 
@@ -35,7 +35,7 @@ _LOOK_SECONDS = 2.0
 _RETRY_SECONDS = 5.0
 _MAKE_SECONDS = 3600.0
 _COLLECT_SECONDS = 600.0
-_MOST_AT_ONCE = 2
+_MOST_AT_ONCE = 4  # of builds, and of all else
 _MARKED_WITHIN = timedelta(seconds=15)
 # How long who builds the same again finds it: names of base images come to mean newer ones.
 _KEEP_BUILDS = timedelta(hours=24)
@@ -50,7 +50,9 @@ class SnapshotKeeper:
         self.woken: Callable[[SandboxId], None] = lambda _: None
         self._bell = asyncio.Event()
         self._busy: set[str] = set()
-        self._places = asyncio.Semaphore(_MOST_AT_ONCE)
+        # Builds may take long, and must not hold up what is over soon.
+        self._builds = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._others = asyncio.Semaphore(_MOST_AT_ONCE)
         # An image is in no record between its making and the note of it: none is dropped then.
         self._making = 0
         self._is_collecting_due = False
@@ -91,7 +93,7 @@ class SnapshotKeeper:
                 await self._store.snapshots.remove(snapshot.id)
                 self._is_collecting_due = True
             else:
-                async with self._places:
+                async with self._builds if snapshot.build else self._others:
                     self._making += 1
                     try:
                         await self._make(snapshot)
@@ -116,10 +118,10 @@ class SnapshotKeeper:
             return
         self.wake()
         try:
-            async with bounded(f"image {snapshot.image_name or snapshot.name}", _MAKE_SECONDS):
+            async with asyncio.timeout(_MAKE_SECONDS):
                 image = await self._image(snapshot)
-        except (WorkError, InvalidError) as error:
-            reason = error.reason if isinstance(error, WorkError) else str(error)
+        except (WorkError, InvalidError, TimeoutError) as error:
+            reason = _reason(error)
             logger.warning("no snapshot", extra={"snapshot": snapshot.id, "error": str(error)})
             await change(snapshot.id, lambda known: snapshot_states.failed(known, reason, now()))
             return
@@ -195,3 +197,9 @@ class SnapshotKeeper:
         if dropped:
             logger.info("images were dropped", extra={"images": dropped})
         return dropped
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {_MAKE_SECONDS / 60:.0f} minutes"
+    return error.reason if isinstance(error, WorkError) else str(error)

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yurt import organizations, volumes
+from yurt import organizations, snapshots, volumes
 from yurt.client import Client, Sandbox, YurtClientError
 
 GROUP = "yurt.commands"
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 
 app.add_typer(organizations.app, name="org")
+app.add_typer(snapshots.app, name="snapshot")
 app.add_typer(volumes.app, name="volume")
 
 
@@ -144,10 +145,14 @@ def audit(
 
 
 def join(points: Iterable[EntryPoint], to: typer.Typer = app) -> None:
-    """Add the commands that installed distributions bring."""
+    """Add the commands that installed distributions bring; a group that is there gets more."""
+    groups = {group.name: group.typer_instance for group in to.registered_groups}
     for point in sorted(points, key=lambda point: point.name):
         added = point.load()
-        if isinstance(added, typer.Typer):
+        known = groups.get(point.name)
+        if isinstance(added, typer.Typer) and known is not None:
+            known.registered_commands += added.registered_commands
+        elif isinstance(added, typer.Typer):
             to.add_typer(added, name=point.name)
         else:
             to.command(point.name)(added)

@@ -189,6 +189,46 @@ class Client:
             found = id_or_name
         self._call("DELETE", self._api("volumes", found))
 
+    def create_snapshot(self, **fields: object) -> dict[str, Any]:
+        """Have a snapshot made; ``fields`` are the wire's (``imageName``, ``buildInfo`` …)."""
+        wanted = {name: value for name, value in fields.items() if value is not None}
+        made: dict[str, Any] = self._json("POST", self._api("snapshots"), json=wanted)
+        return made
+
+    def snapshot_sandbox(self, id_or_name: str, name: str) -> None:
+        """Have a snapshot made of a sandbox's files."""
+        self._call("POST", self._api("sandbox", id_or_name, "snapshot"), json={"name": name})
+
+    def snapshot(self, id_or_name: str) -> dict[str, Any]:
+        """Return a snapshot; the fields are the wire's (``id``, ``name``, ``state`` …)."""
+        found: dict[str, Any] = self._json("GET", self._api("snapshots", id_or_name))
+        return found
+
+    def snapshots(self) -> Iterator[dict[str, Any]]:
+        """List the snapshots, page by page."""
+        page, pages = 1, 1
+        while page <= pages:
+            listed = self._json("GET", self._api("snapshots"), params={"page": page, "limit": 100})
+            yield from listed["items"]
+            page, pages = page + 1, listed["totalPages"]
+
+    def delete_snapshot(self, id_or_name: str) -> None:
+        """Delete a snapshot; sandboxes made from it go on."""
+        self._call("DELETE", self._api("snapshots", id_or_name))
+
+    def build_log(self, id_or_name: str) -> Iterator[str]:
+        """Yield what the build of a snapshot says until it is over."""
+        url = f"{self._api('snapshots', id_or_name, 'build-logs')}?follow=true"
+        try:
+            with self._http.stream("GET", url, timeout=None) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(response)
+                yield from response.iter_text()
+        except httpx.TransportError as exc:
+            message = f"GET {url}: {str(exc) or type(exc).__name__}"
+            raise UnreachableError(message) from exc
+
     def preview(self, sandbox: Sandbox, port: int) -> tuple[str, str]:
         """Get the URL of a port inside, and the token that opens it."""
         url = self._api("sandbox", sandbox.id, "ports", str(port), "preview-url")

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from yurt import ApiError, Client, UnreachableError, YurtClientError, cli
+from yurt import ApiError, Client, UnreachableError, YurtClientError, cli, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.unit
 
@@ -213,6 +214,44 @@ def test_volumes_are_made_listed_and_deleted(command_line: Callable[[Answers], S
     assert run(cli.app, ["volume", "delete", "v", "3-4"]).exit_code == 0
     deleted = [request.url.path for request in server.requests if request.method == "DELETE"]
     assert deleted == ["/api/volumes/1-2", "/api/volumes/3-4"]
+
+
+def test_snapshots_are_made_listed_and_deleted(
+    command_line: Callable[[Answers], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "POLL_SECONDS", 0)
+    made = {"id": "1-2", "name": "a/b:1", "state": "active", "errorReason": None}
+    failed = {**made, "id": "3-4", "name": "c", "state": "build_failed", "errorReason": "why\nnot"}
+    said = httpx.Response(200, text="FROM a\n")
+    listed = {"items": [made, failed], "total": 2, "page": 1, "totalPages": 1}
+    server = command_line(
+        {
+            ("POST", "/api/snapshots"): httpx.Response(200, json=made),
+            ("GET", "/api/snapshots?page=1&limit=100"): httpx.Response(200, json=listed),
+            ("GET", "/api/snapshots/a%2Fb%3A1"): httpx.Response(200, json=made),
+            ("GET", "/api/snapshots/c"): httpx.Response(200, json=failed),
+            ("GET", "/api/snapshots/c/build-logs?follow=true"): said,
+            ("POST", "/api/sandbox/box/snapshot"): httpx.Response(200, json=BOX),
+            ("DELETE", "/api/snapshots/c"): httpx.Response(200),
+        }
+    )
+    run = CliRunner().invoke
+    assert run(cli.app, ["snapshot", "create", "a/b:1", "--image", "i:1"]).stdout == "1-2\n"
+    assert json.loads(server.requests[0].content) == {"name": "a/b:1", "imageName": "i:1"}
+    file = tmp_path / "Dockerfile"
+    file.write_text("FROM a\n")
+    broken = run(cli.app, ["snapshot", "create", "c", "--dockerfile", str(file), "--cpu", "2"])
+    assert "FROM a\n" in broken.output
+    assert "why\nnot" in str(broken.exception)
+    sent = [r for r in server.requests if r.method == "POST"][-1]
+    build = {"dockerfileContent": "FROM a\n"}
+    assert json.loads(sent.content) == {"name": "c", "buildInfo": build, "cpu": 2}
+    assert run(cli.app, ["snapshot", "create", "a/b:1", "--sandbox", "box"]).stdout == "1-2\n"
+    assert run(cli.app, ["snapshot", "create", "x"]).exit_code == 2
+    assert run(cli.app, ["snapshot", "list"]).stdout == (
+        "1-2  active  a/b:1\n3-4  build_failed  c  why\n"
+    )
+    assert run(cli.app, ["snapshot", "delete", "c"]).exit_code == 0
 
 
 def test_a_sandbox_is_created_with_volumes(command_line: Callable[[Answers], Server]) -> None:
