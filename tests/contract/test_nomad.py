@@ -240,6 +240,21 @@ async def test_no_room_is_said_in_words_and_leaves_no_job(
     assert world.job_ids() == []
 
 
+async def test_the_next_start_reserves_what_it_was_resized_to(
+    world: World, scheduler: NomadScheduler
+) -> None:
+    async def reserved() -> int:
+        return {one.name: one.memory_reserved_mib for one in await scheduler.nodes()}["node-1"]
+
+    before = await reserved()
+    await scheduler.submit(job(node="node-1", memory_mib=400))
+    first = await reserved() - before
+    await scheduler.stop(A, grace_seconds=5)
+    await scheduler.forget(A)
+    await scheduler.submit(job(A, 2, node="node-1", memory_mib=1600))
+    assert await reserved() - before == first + round(1200 * world.settings.memory_reserve)
+
+
 async def test_nothing_is_placed_on_nodes_to_avoid_or_cordoned_ones(
     world: World, scheduler: NomadScheduler
 ) -> None:

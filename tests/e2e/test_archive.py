@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.sdk.environments import python_of
 from tests.e2e.test_persistence import changes, inventory
+from tests.support.instance import REPOSITORY
 
 if TYPE_CHECKING:
     from tests.support.api import Api
     from tests.support.instance import Instance
+    from tests.support.remote import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -47,3 +52,17 @@ def test_without_its_archive_a_start_says_why_and_loses_nothing(
         assert sandbox.check("cat kept").strip() == "kept"
         sandbox.stop()
         assert not any(kept.glob("*"))
+
+
+def test_a_stock_sdk_resizes_archives_and_starts(server: Server) -> None:
+    mark = secrets.token_hex(8)
+    ran = subprocess.run(
+        [python_of("newest"), "-m", "tests.e2e.sdk.life", mark],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", **server.variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, mark), ran.stderr[-4000:]
