@@ -86,9 +86,9 @@ def check_together(mounts: Collection[Mount]) -> None:
             )
 
 
-def has_room(node: NodeStatus, kept: Mapping[str, int], gib: int) -> bool:
+def has_room(disk_mib: int, kept_gib: int, gib: int) -> bool:
     """Tell whether the limits of all disks on a node leave so many GiB; 0 MiB is unknown."""
-    return node.disk_mib == 0 or (kept.get(node.name, 0) + gib) * MIB_PER_GIB <= node.disk_mib
+    return disk_mib == 0 or (kept_gib + gib) * MIB_PER_GIB <= disk_mib
 
 
 def choose_node(nodes: Iterable[NodeStatus], kept: Mapping[str, int], gib: int) -> str:
@@ -105,7 +105,9 @@ def choose_node(nodes: Iterable[NodeStatus], kept: Mapping[str, int], gib: int) 
     fit = [
         node
         for node in nodes
-        if node.is_ready and not node.is_cordoned and has_room(node, kept, gib)
+        if node.is_ready
+        and not node.is_cordoned
+        and has_room(node.disk_mib, kept.get(node.name, 0), gib)
     ]
     if not fit:
         raise NoCapacityError(

@@ -33,7 +33,7 @@ class Records:
         self._store = store
         self._closing = False
         self._written: dict[SandboxId, int] = {}
-        self._bells: dict[SandboxId, set[asyncio.Event]] = {}
+        self._bells: dict[SandboxId, set[_Bell]] = {}
         self._seen: dict[SandboxId, tuple[State, DesiredState]] = {}
         self.listener: Callable[[tuple[State, DesiredState] | None, Sandbox], None] | None = None
 
@@ -73,7 +73,7 @@ class Records:
         changed = await self._store.change(sandbox_id, noted)
         self._written[sandbox_id] = _mark(changed)
         self._tell(changed, old)
-        self._ring(sandbox_id)
+        self._ring(sandbox_id, changed)
         return changed
 
     async def remove(self, sandbox_id: SandboxId) -> None:
@@ -91,19 +91,20 @@ class Records:
         Raises:
             NotFoundError: it was removed meanwhile.
         """
-        bell = asyncio.Event()
+        bell = _Bell()
         bells = self._bells.setdefault(sandbox.id, set())
         bells.add(bell)
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
+        news = None
         try:
-            while not until(sandbox := await self._still_there(sandbox.id)):
+            while not until(sandbox := news or await self._still_there(sandbox.id)):
                 if self._closing or loop.time() >= end:
                     break
                 # Only this is cut off: a read that is cancelled costs its connection.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), end - loop.time())
-                bell.clear()
+                news = bell.take()
         finally:
             bells.discard(bell)
             if not bells:
@@ -152,9 +153,23 @@ class Records:
         for sandbox_id in list(self._bells):
             self._ring(sandbox_id)
 
-    def _ring(self, sandbox_id: SandboxId) -> None:
+    def _ring(self, sandbox_id: SandboxId, news: Sandbox | None = None) -> None:
         for bell in self._bells.get(sandbox_id, ()):
+            # Of two changes at once, the one that is told last need not be the last.
+            bell.news = None if bell.is_set() else news
             bell.set()
+
+
+class _Bell(asyncio.Event):
+    """Wakes one who waits for a record; ``news`` is that record, None if it is to be read."""
+
+    news: Sandbox | None = None
+
+    def take(self) -> Sandbox | None:
+        """Make ready for the next ring, and return what came with the last."""
+        news, self.news = self.news, None
+        self.clear()
+        return news
 
 
 def _mark(sandbox: Sandbox) -> int:

@@ -41,7 +41,7 @@ def require_growth(
     if node is None:
         return
     disk = wanted.disk_gib - sandbox.resources.disk_gib
-    if disk > 0 and not has_room(node, kept, disk):
+    if disk > 0 and not has_room(node.disk_mib, kept.get(node.name, 0), disk):
         raise NoCapacityError(
             f"no room: the disks on node {node.name} leave less than {disk} GiB; delete sandboxes "
             "or volumes, or enlarge the volume of the host"

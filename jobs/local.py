@@ -311,8 +311,6 @@ class LocalScheduler:
 
     async def nodes(self) -> list[NodeStatus]:
         """See ``Scheduler.nodes``: there is this machine."""
-        settings = self._settings
-        disks = await asyncio.to_thread(_disk_room, settings.data, settings.disk_overcommit)
         status = NodeStatus(
             name=NODE,
             address=GATE_ADDRESS,
@@ -322,9 +320,18 @@ class LocalScheduler:
             version="",
             memory_mib=_memory_mib()["MemTotal"],
             memory_reserved_mib=round(self._reserved_mib()),
-            disk_mib=int(disks.free + sum(disks.limits.values())) // MIB,
+            disk_mib=await self._disk_mib(),
         )
         return [status]
+
+    async def disk_sizes(self) -> dict[str, int]:
+        """See ``Scheduler.disk_sizes``."""
+        return {NODE: await self._disk_mib()}
+
+    async def _disk_mib(self) -> int:
+        settings = self._settings
+        disks = await asyncio.to_thread(_disk_room, settings.data, settings.disk_overcommit)
+        return int(disks.free + sum(disks.limits.values())) // MIB
 
     async def cordon(self, node: str, *, on: bool) -> None:
         """See ``Scheduler.cordon``; it holds over restarts."""

@@ -197,6 +197,11 @@ class MemoryScheduler:
         is_ready, is_cordoned = NODE not in self.lost, NODE in self.cordoned
         return [NodeStatus(NODE, _ADDRESS, is_ready, is_cordoned, "", "", 0, 0, self.disk_mib)]
 
+    async def disk_sizes(self) -> dict[str, int]:
+        """See ``Scheduler.disk_sizes``."""
+        await self._reach()
+        return {NODE: self.disk_mib}
+
     async def cordon(self, node: str, *, on: bool) -> None:
         """See ``Scheduler.cordon``."""
         await self._reach()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ _PLACE_SECONDS = 5.0
 _END_SECONDS = KILL_SECONDS + 10.0
 _TOPICS = ["Allocation", "Job", "Node"]
 _OURS = f'JobID contains "{SANDBOX_PREFIX}"'
+# As many sandboxes as one control looks after, roughly; what fell out is asked for again.
+_MOST_PLACES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class NomadScheduler:
         self._settings = settings
         self._wire = Wire(settings)
         self._seen_index = 0
+        self._places: OrderedDict[str, Json] = OrderedDict()
         self._warnings: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -136,14 +140,25 @@ class NomadScheduler:
         first = min(evaluations, key=lambda one: int(one["CreateIndex"]), default=None)
         if first is None:
             raise UnavailableError(f"job {found['ID']} is not evaluated by Nomad; purge it")
-        return await self._place(found, first["ID"], node)
+        return await self._place(found, (first["ID"], int(first["CreateIndex"])), node)
 
     async def _whole(self, name: str, stub: Json) -> Allocation | None:
-        whole = await self._wire.allocation(stub["ID"])
-        if whole is None:
-            return None
-        heard = await self._heard([whole])
-        return view.allocation(name, whole["Job"]["Meta"], whole, heard)
+        place = self._places.get(stub["ID"])
+        if place is None:
+            whole = await self._wire.allocation(stub["ID"])
+            if whole is None:
+                return None
+            place = self._keep_place(whole)
+        heard = await self._heard([stub])
+        return view.allocation(name, place["Meta"], stub | place, heard)
+
+    def _keep_place(self, whole: Json) -> Json:
+        """Keep what a list does not tell of an allocation, and what never changes of one."""
+        place = {"Meta": whole["Job"]["Meta"], "AllocatedResources": whole["AllocatedResources"]}
+        self._places[whole["ID"]] = place
+        if len(self._places) > _MOST_PLACES:
+            self._places.popitem(last=False)
+        return place
 
     async def stop(self, sandbox_id: str, *, grace_seconds: float) -> None:
         """See ``Scheduler.stop``; a job's own 30 s are its grace, whatever is asked for."""
@@ -242,12 +257,14 @@ class NomadScheduler:
         payload = event["Payload"] or {}
         match event["Topic"]:
             case "Allocation":
-                names = [payload["Allocation"]["JobID"]]
+                # That it waits to run, whoever had it placed knows, and has no time to lose.
+                is_news = not view.waits_to_run(payload["Allocation"])
+                names = [payload["Allocation"]["JobID"]] if is_news else []
             case "Node":
                 here = f'NodeID == "{event["Key"]}" and {_OURS}'
                 names = [one["JobID"] for one in await self._wire.allocations(here)]
             case _:
-                names = [event["Key"]]
+                names = [] if event["Type"] == "JobRegistered" else [event["Key"]]
         return [found for name in names if (found := sandbox_of(name))]
 
     # -- work --------------------------------------------------------------------------------
@@ -303,6 +320,11 @@ class NomadScheduler:
         nodes, allocations = await asyncio.gather(self._wire.nodes(), self._wire.allocations())
         return view.node_statuses(nodes, allocations, self._settings)
 
+    async def disk_sizes(self) -> dict[str, int]:
+        """See ``Scheduler.disk_sizes``."""
+        statuses = view.node_statuses(await self._wire.nodes(), (), self._settings)
+        return {node.name: node.disk_mib for node in statuses}
+
     async def cordon(self, node: str, *, on: bool) -> None:
         """See ``Scheduler.cordon``."""
         named = [one for one in await self._wire.nodes() if one["Name"] == node]
@@ -320,8 +342,11 @@ class NomadScheduler:
 
     # -- placing -----------------------------------------------------------------------------
 
-    async def _register(self, body: Json) -> str | None:
-        """Register a job that must not be there; None if it is."""
+    async def _register(self, body: Json) -> tuple[str, int] | None:
+        """Register a job that must not be there; None if it is.
+
+        Returns its evaluation and the index at which that came.
+        """
         try:
             told = await self._wire.register(body)
         except ConflictError:
@@ -330,9 +355,9 @@ class NomadScheduler:
         if warning and warning not in self._warnings:
             self._warnings.add(warning)
             logger.warning("nomad warns of every job: %s", " ".join(warning.split()))
-        return str(told["EvalID"])
+        return str(told["EvalID"]), int(told["EvalCreateIndex"])
 
-    async def _place(self, body: Json, evaluation: str, node: str) -> Json:
+    async def _place(self, body: Json, evaluation: tuple[str, int], node: str) -> Json:
         """Wait until a job has its place.
 
         Raises:
@@ -341,7 +366,7 @@ class NomadScheduler:
         """
         name = body["ID"]
         try:
-            done = await self._evaluated(evaluation)
+            done = await self._evaluated(*evaluation)
         except UnavailableError:
             await self._wire.deregister(name, purge=False)  # so that it gets no place later, either
             raise
@@ -349,6 +374,7 @@ class NomadScheduler:
         if stub is not None:
             placed = await self._wire.allocation(stub["ID"])
             if placed is not None:
+                self._keep_place(placed)
                 return placed
         (group,) = body["TaskGroups"]
         metric = (done.get("FailedTGAllocs") or {}).get(group["Name"])
@@ -359,9 +385,8 @@ class NomadScheduler:
         trouble = view.pinned_trouble(node, nodes, self._settings) if node else ""
         raise NoCapacityError(view.no_room(metric, group, trouble))
 
-    async def _evaluated(self, evaluation: str) -> Json:
-        """Wait until Nomad has decided, and return the evaluation."""
-        index = 0
+    async def _evaluated(self, evaluation: str, index: int = 0) -> Json:
+        """Wait until Nomad has decided, and return the evaluation, which came at ``index``."""
         try:
             async with asyncio.timeout(_PLACE_SECONDS):
                 while True:

@@ -32,6 +32,11 @@ def newest(allocations: Iterable[Json]) -> Json | None:
     return max(allocations, key=lambda one: int(one["CreateIndex"]), default=None)
 
 
+def waits_to_run(allocation: Mapping[str, Any]) -> bool:
+    """Tell whether it has a place, and nothing else has become of it yet."""
+    return (allocation["ClientStatus"], allocation["DesiredStatus"]) == ("pending", "run")
+
+
 def is_over(allocation: Mapping[str, Any], heard: Collection[str] = ()) -> bool:
     """Tell whether nothing of it runs; ``heard`` are the nodes that are ready.
 

@@ -154,6 +154,10 @@ class Scheduler(Protocol):
         """List every node that jobs may be placed on, also lost ones: complete, or it raises."""
         ...
 
+    async def disk_sizes(self) -> dict[str, int]:
+        """Return each node's ``disk_mib`` alone: asked at every start, it must cost little."""
+        ...
+
     async def cordon(self, node: str, *, on: bool) -> None:
         """Place nothing more on a node, or do so again; what runs there goes on.
 

@@ -178,9 +178,9 @@ async def _full_nodes(world: World, sandbox: Sandbox) -> list[str]:
     """Name the nodes where the disks of all sandboxes leave no room for one more."""
     if sandbox.node or world.disks is None:
         return []
-    kept = await world.disks()
+    kept, sizes = await asyncio.gather(world.disks(), world.scheduler.disk_sizes())
     wanted = sandbox.resources.disk_gib
-    return [node.name for node in await world.scheduler.nodes() if not has_room(node, kept, wanted)]
+    return [node for node, mib in sizes.items() if not has_room(mib, kept.get(node, 0), wanted)]
 
 
 async def _failed(world: World, sandbox: Sandbox, seen: plan.Seen, action: plan.Failed) -> None:

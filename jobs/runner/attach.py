@@ -8,10 +8,9 @@ others, and loads no module any more: those there are the sandbox's.
 
 from __future__ import annotations
 
-import json
 import os
 
-from jobs.runner import disk, linux, volumes
+from jobs.runner import disk, linux, plain, volumes
 
 _ANSWER, _INIT, _FIRST_MOUNT = 1, 3, 4
 
@@ -19,7 +18,7 @@ _ANSWER, _INIT, _FIRST_MOUNT = 1, 3, 4
 def main(text: str) -> int:
     """Attach them, and tell how it went; return the exit code."""
     try:
-        paths = json.loads(text)
+        paths = plain.loads(text)
         _enter(_INIT)
         for number, path in enumerate(paths):
             point = volumes.open_point(path)

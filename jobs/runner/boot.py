@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 
-from jobs.runner import cgroup, disk, linux, network, oci, record, rootfs, spawn
+from jobs.runner import cgroup, disk, linux, network, oci, plain, record, rootfs, spawn
 
 # Places for the runner's tmpfs, in its own mount namespace; the first that does not hide the data.
 _SCRATCH = ("/mnt", "/srv", "/opt", "/tmp")
@@ -68,17 +67,16 @@ class Sandbox:
     """A sandbox on its way up or running; owns every kernel object that it consists of."""
 
     def __init__(self, job: record.Job, slot: network.Slot, scratch: str, marks: Marks) -> None:
-        """Make its namespaces and its link, which nothing passes yet."""
+        """Make its namespaces."""
         self.job, self.slot, self.scratch, self._marks = job, slot, scratch, marks
         self._mounted: list[str] = []
+        self.is_connected = False
         self.disk_is_new = False
-        closing = network.begin_rules(network.close_rules(slot))
+        self._closing = network.begin_rules(network.close_rules(slot))
         self.owner = rootfs.Owner(slot.uid_base)
-        network.finish_closing(closing, slot)
-        network.connect(slot, self.owner.pid)
         self._host_network_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.pipes = Pipes()
-        marks.add("network")
+        marks.add("namespaces")
 
     def mount(self, node: record.Node, image: record.Image, pause: Callable[[float], None]) -> None:
         """Attach the disk, when its last user is gone, and mount the root file system.
@@ -102,7 +100,6 @@ class Sandbox:
         layers = [f"{job.data}/images/layers/{layer}" for layer in image.layers]
         self.owner.mount_root(layers, self.disk_directory, scratch)
         self._mounted += ["disk", "root"]
-        self.owner.configure_network(self.slot.address, self.slot.gateway)
         os.mkdir(f"{scratch}/bundle")
         read_only = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NODEV
         linux.attach_mount(
@@ -110,6 +107,14 @@ class Sandbox:
         )
         self._write_etc(node)
         self._marks.add("root")
+
+    def connect(self) -> None:
+        """Make its link, which nothing passes yet; the slot's former owner's rules are gone."""
+        network.finish_closing(self._closing, self.slot)
+        network.connect(self.slot, self.owner.pid)
+        self.owner.configure_network(self.slot.address, self.slot.gateway)
+        self.is_connected = True
+        self._marks.add("network")
 
     def tell(self, name: str, text: str) -> None:
         """Show a notice inside, as a file in /run/yurt; without text, take it away.
@@ -141,7 +146,7 @@ class Sandbox:
         """Start the OCI runtime; when it returns, init and agent run."""
         scratch, me = self.scratch, os.getpid()
         with open(f"{os.path.dirname(__file__)}/seccomp.json") as file:
-            seccomp = json.load(file)
+            seccomp = plain.loads(file.read())
         config = oci.config(
             sandbox_id=self.job.sandbox_id,
             scratch=scratch,
@@ -158,7 +163,7 @@ class Sandbox:
             seccomp=seccomp,
         )
         with open(f"{scratch}/config.json", "w") as file:
-            json.dump(config, file)
+            file.write(plain.dumps(config))
         self.init_pid = self._run_runtime()
         self.pipes.close_theirs()
         self._marks.add("runtime")

@@ -5,10 +5,9 @@ What talks to registries and stores and unpacks archives is never loaded into th
 
 from __future__ import annotations
 
-import json
 import os
 
-from jobs.runner import spawn
+from jobs.runner import plain, spawn
 
 _PROGRESS_BYTES = 65536
 
@@ -33,14 +32,14 @@ class Fetch:
         """
         self._what = what
         given, give = os.pipe()
-        os.write(give, json.dumps(secret or {}).encode())  # below a pipe's 64 KiB: does not block
+        os.write(give, plain.dumps(secret or {}).encode())  # below a pipe's 64 KiB: does not block
         os.close(give)
         self._result, result_end = os.pipe()
         self._log, log_end = os.pipe()
         os.set_blocking(self._log, False)
         self._said = ""
         self.pid = spawn.start_interpreter(
-            [verb, json.dumps(arguments)], [given, result_end, log_end]
+            [verb, plain.dumps(arguments)], [given, result_end, log_end]
         )
         for fd in (given, result_end, log_end):
             os.close(fd)
@@ -67,7 +66,7 @@ class Fetch:
         os.waitpid(self.pid, 0)
         os.close(self.ended_fd)
         os.close(self._log)
-        answer = json.loads(text) if text else {"error": f"fetching {self._what} failed: {said}"}
+        answer = plain.loads(text) if text else {"error": f"fetching {self._what} failed: {said}"}
         if "error" in answer:
             raise FetchError(answer["error"])
 

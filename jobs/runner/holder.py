@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _socket
-import json
 import os
 import select
 import sys
@@ -26,6 +25,7 @@ from jobs.runner import (
     linux,
     message,
     network,
+    plain,
     record,
     spawn,
     volumes,
@@ -68,6 +68,8 @@ class Holder:
         self._contact = contact.Contact(time.monotonic())
         self._agent_listens = False
         self._policy: tuple[int, int] | None = None
+        self._is_policy_begun = False
+        self._is_handed_on = False
         self._volumes: volumes.Volumes | None = None
         self._is_warned = False
         self._idle = idle.Idleness(time.monotonic())
@@ -105,6 +107,8 @@ class Holder:
         self._wait_until(self._is_admitted, lambda: _OTHERS_FIRST, _ADMISSION_SECONDS)
         self._marks.add("admitted")
         self.sandbox.mount(self.node, self.image, self._turn)
+        self.sandbox.connect()
+        self._turn(0)  # the assignment, most often
         self.sandbox.start()
         self._deadline = time.monotonic() + ASSIGNMENT_WAIT_SECONDS
         cgroup.join(job.sandbox_id, self._gate_pid)
@@ -273,11 +277,20 @@ class Holder:
             if answer.heard:
                 self._heard()
 
+    def _begin_policy(self) -> None:
+        """Open the link as far as the policy goes, while the agent comes up that alone may use it.
+
+        Not before the link is there: what closes it would come later.
+        """
+        if self._assignment and self.sandbox.is_connected and not self._is_policy_begun:
+            self._is_policy_begun = True
+            self._policy = network.begin_rules(self._policy_rules())
+
     def _assign(self) -> None:
         """Hand the assignment on as soon as it and the agent are there."""
+        self._begin_policy()
         if not (self._assignment and self._agent_listens and self.phase == "assign"):
             return
-        self._policy = network.begin_rules(self._policy_rules())
         wanted = self._assignment
         # An older control knows of none.
         self._volumes = volumes.Volumes(self.job.data, self._scratch, wanted.get("volumes", ()))
@@ -293,6 +306,12 @@ class Holder:
         }
         if not self._send_to_agent(order):
             raise Ending("the agent does not take its assignment; is the environment too large?")
+        self._is_handed_on = True
+
+    def _finish_policy(self) -> None:
+        if self._policy is not None:
+            network.finish_rules(self._policy)
+            self._policy = None
 
     def _policy_rules(self) -> str:
         policy = self._assignment["network"]
@@ -306,7 +325,7 @@ class Holder:
 
     def _send_to_agent(self, order: dict[str, Any]) -> bool:
         """Write an order into the agent's pipe; a hostile one may never read, so never wait."""
-        line = json.dumps(order).encode() + b"\n"
+        line = plain.dumps(order).encode() + b"\n"
         try:
             return os.write(self.sandbox.pipes.send_fd, line) == len(line)
         except OSError:
@@ -327,7 +346,7 @@ class Holder:
             return
         self._last_down = head.sequence
         self._heard()
-        order = json.loads(body)
+        order = plain.loads(body)
         if order["op"] == "quiesce" and self._quiesce(request_id, head, order):
             return  # answered when the gate has
         self._carry_out(order)
@@ -335,14 +354,14 @@ class Holder:
 
     def _answer(self, request_id: bytes, status: int, headers: dict[str, str], body: str) -> None:
         said = {"status": status, "headers": headers, "body": body}
-        self._gate.send(b"R" + request_id + json.dumps(said).encode())
+        self._gate.send(b"R" + request_id + plain.dumps(said).encode())
 
     def _agree(self, request_id: bytes, head: message.Head, **more: object) -> None:
         """Answer control with how things are now."""
         now = time.monotonic()
         said = {"phase": self.phase, "idle_seconds": self._idle.seconds(now)}
         said |= {"warned": self._idle.is_warned(now), **more}
-        text = json.dumps(said)
+        text = plain.dumps(said)
         sealed = message.seal(self.node.key, message.DOWN_ANSWER, head, text.encode())
         self._answer(request_id, 200, sealed, text)
 
@@ -367,7 +386,7 @@ class Holder:
             return False
         self._asked[head.sequence] = request_id, head
         told = {"number": head.sequence, "idle_seconds": wanted, "seconds": order["seconds"]}
-        self._gate.send(b"Z" + json.dumps(told).encode())
+        self._gate.send(b"Z" + plain.dumps(told).encode())
         return True
 
     def _reassign(self, wanted: dict[str, Any]) -> None:
@@ -377,6 +396,7 @@ class Holder:
         changed = wanted["network"] != self._assignment["network"]
         self._assignment = {**self._assignment, **wanted}
         if changed:
+            self._finish_policy()  # the older one must not come last
             network.finish_rules(network.begin_rules(self._policy_rules()))
         self._tell_gate()
 
@@ -419,7 +439,7 @@ class Holder:
             "incarnation": self._runner.incarnation,
             "phase": self.phase,
         }
-        connection.sendall(json.dumps(fields).encode() + b"\n")
+        connection.sendall(plain.dumps(fields).encode() + b"\n")
 
     def _on_scheduler_word(self, connection: _socket.socket) -> None:
         try:
@@ -440,7 +460,7 @@ class Holder:
         told = {k: v for k, v in self._assignment.items() if k not in message.FOR_THE_START}
         phase = "lapsed" if self._contact.lapsed else self.phase
         order = {"assignment": told, "secret": self._secret, "phase": phase}
-        self._gate.send(b"A" + json.dumps(order).encode())
+        self._gate.send(b"A" + plain.dumps(order).encode())
 
     def _on_gate(self) -> None:
         packet = self._gate.recv(channel.PACKET_LIMIT)
@@ -448,12 +468,12 @@ class Holder:
         if kind == b"D":
             self._dial(_socket.AF_INET6 if packet[1:2] == b"6" else _socket.AF_INET)
         elif kind == b"M":
-            self._on_message(packet[1:9], json.loads(packet[9:]))
+            self._on_message(packet[1:9], plain.loads(packet[9:]))
         elif kind == b"Q":
-            told = json.loads(packet[1:])
+            told = plain.loads(packet[1:])
             self._idle.told(told["last"], told["held"])
         elif kind == b"Z":
-            said = json.loads(packet[1:])
+            said = plain.loads(packet[1:])
             asked = self._asked.pop(said["number"], None)
             if asked is not None:
                 self._agree(*asked, closed=said["closed"])
@@ -500,8 +520,8 @@ class Holder:
             self._assign()
         if b"U" in events:
             raise Ending(f"the user {self._assignment['user']!r} does not exist in the image")
-        if b"R" in events and self._policy:
-            network.finish_rules(self._policy)
+        if b"R" in events and self._is_handed_on:
+            self._finish_policy()
             self.phase = "ready"
             self._tell_gate()
             self._marks.add("ready")

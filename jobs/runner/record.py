@@ -6,9 +6,10 @@ what is the same for every sandbox of the node, its key among it.
 
 from __future__ import annotations
 
-import json
 import os
 import time
+
+from jobs.runner import plain
 
 # The exit code of a runner whose sandbox control gave to another one.
 FENCED_CODE = 75
@@ -68,13 +69,13 @@ class Image:
 
 def _read(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
-        fields: dict[str, Any] = json.load(file)
+        fields: dict[str, Any] = plain.loads(file.read())
     return fields
 
 
 def write_job(directory: str, text: str) -> Job:
     """Write the job into a run directory, in place of the one of an earlier start."""
-    job = Job(json.loads(text))
+    job = Job(plain.loads(text))
     write_whole(f"{directory}/spec.json", text)
     return job
 
@@ -132,7 +133,7 @@ def write_exit(
         "phase": phase,
         "at": time.time(),
     }
-    write_whole(f"{directory}/exit.json", json.dumps(fields))
+    write_whole(f"{directory}/exit.json", plain.dumps(fields))
 
 
 def write_whole(path: str, text: str) -> None:

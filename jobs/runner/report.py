@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import _socket
 import _thread
-import json
 import os
 import time
 
-from jobs.runner import channel, message
+from jobs.runner import channel, message, plain
 
 _TIMEOUT_SECONDS = 10.0
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -85,7 +84,7 @@ class Reporter:
         tries = 0
         while True:
             self._head.sequence += 1
-            body = json.dumps(report).encode()
+            body = plain.dumps(report).encode()
             try:
                 status, fields, answer = _post(
                     self._url, message.seal(self._key, message.UP, self._head, body), body
@@ -94,7 +93,7 @@ class Reporter:
                     return Answer(phase, {}, fenced=True)
                 if status == _OK:
                     self._check(fields, answer)
-                    return Answer(phase, json.loads(answer))
+                    return Answer(phase, plain.loads(answer))
             except (OSError, ValueError, message.BadMessage):
                 pass  # control is away, restarting, or not itself: ask again
             if phase == RENEW:
@@ -114,7 +113,7 @@ def ask(url: str, key: bytes, head: message.Head, report: dict[str, Any]) -> dic
     Raises:
         OSError: control cannot be reached, or has no use for it.
     """
-    body = json.dumps(report).encode()
+    body = plain.dumps(report).encode()
     try:
         status, fields, answer = _post(url, message.seal(key, message.UP, head, body), body)
         if status != _OK:
@@ -124,7 +123,7 @@ def ask(url: str, key: bytes, head: message.Head, report: dict[str, Any]) -> dic
         raise OSError(f"control does not answer as it should: {error}") from error
     if answered.fields() != head.fields():
         raise OSError("control answered another report")
-    said: dict[str, Any] = json.loads(answer)
+    said: dict[str, Any] = plain.loads(answer)
     return said
 
 

@@ -7,7 +7,6 @@ With ``--result FILE`` the result goes into that file, too, which appears whole.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -24,6 +23,7 @@ from jobs.runner import (
     layers,
     locks,
     network,
+    plain,
     publishing,
     record,
     skopeo,
@@ -227,10 +227,10 @@ def run(verb: str, arguments: list[str]) -> int:
         sys.stderr.write(f"usage: VERB [JSON] [--result FILE]; verbs: run, {', '.join(VERBS)}\n")
         return 2
     try:
-        result = VERBS[verb](**json.loads(text))
+        result = VERBS[verb](**plain.loads(text))
     except (OSError, *_TOLD) as error:
         result = {"error": str(error)}
-    line = json.dumps(result) + "\n"
+    line = plain.dumps(result) + "\n"
     if option:
         record.write_whole(option[1], line)
     sys.stdout.write(line)

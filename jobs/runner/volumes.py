@@ -9,11 +9,10 @@ the last of them, however that ends, so nothing has to be counted.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 
-from jobs.runner import disk, linux, locks, loop, spawn
+from jobs.runner import disk, linux, locks, loop, plain, spawn
 
 PREFIX = "volume-"
 # What is in the image beside it is the file system's own (lost+found).
@@ -207,7 +206,7 @@ def _attach(init_fd: int, clones: list[int], paths: list[str]) -> None:
     answers, answer = os.pipe()
     try:
         fds = [null, answer, 2, init_fd, *clones]
-        pid = spawn.start_interpreter(["attach-volumes", json.dumps(paths)], fds)
+        pid = spawn.start_interpreter(["attach-volumes", plain.dumps(paths)], fds)
     finally:
         os.close(null)
         os.close(answer)

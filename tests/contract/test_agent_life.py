@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.contract
 
-# What may be loaded when the agent says that it listens: every sandbox pays for it. Besides these
+# What may be loaded until the agent is ready: somebody waits for it at every start. Besides these
 # only what the interpreter itself starts with, and modules in C that are part of it.
+EARLY = """
+collections contextlib copyreg enum functools genericpath itertools json keyword operator os
+posixpath re reprlib stat types typing warnings yurt_agent
+"""
+# And when it serves: every sandbox keeps it in its memory.
 ALLOWED = """
-array ast asyncio atexit base64 collections concurrent contextlib contextvars copyreg cython_runtime
-dis enum errno fcntl functools genericpath heapq httptools importlib inspect itertools json keyword
-linecache locale logging math opcode operator os posixpath re reprlib select selectors signal socket
-stat string struct subprocess textwrap threading time token tokenize traceback types typing warnings
+array asyncio atexit base64 collections concurrent contextlib contextvars copyreg cython_runtime
+enum errno fcntl functools genericpath heapq httptools importlib inspect itertools json keyword
+linecache locale logging math operator os posixpath re reprlib select selectors signal socket
+stat string struct subprocess textwrap threading time traceback types typing warnings
 weakref yurt_agent zipimport
 """
+LATER = "yurt_agent.later; yurt_agent.later.defer(yurt_agent.later.FOR_DEBUGGING); import asyncio"
 HEAVY = """
 ctypes email hashlib hmac http multiprocessing pathlib python_multipart shutil ssl tempfile urllib
 uuid websockets
@@ -44,14 +50,15 @@ def unassigned() -> Iterator[AgentRig]:
         rig.close()
 
 
-def test_before_the_assignment_only_the_version_is_told(unassigned: AgentRig) -> None:
-    assert unassigned.request("GET", "/version").status == 200
-    for method, route in (("GET", "/files"), ("POST", "/version"), ("GET", "/nowhere")):
-        answer = unassigned.request(method, route)
-        assert answer.status == 503
-        assert answer.headers["retry-after"] == "1"
-    assert unassigned.assign() == b"R"
-    assert unassigned.request("GET", "/files", path="/").status == 200
+def test_a_request_waits_for_the_assignment(unassigned: AgentRig) -> None:
+    with unassigned.connect() as early:
+        early.sendall(f"GET /version HTTP/1.1\r\nX-Yurt-Secret: {SECRET}\r\n\r\n".encode())
+        early.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            early.recv(1)
+        assert unassigned.assign() == b"R"
+        early.settimeout(SECONDS)
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("secret", ["", "x", SECRET[:-1], SECRET + "0", SECRET.upper(), "é" * 16])
@@ -70,7 +77,6 @@ def test_an_empty_secret_lets_nobody_in(unassigned: AgentRig) -> None:
 
 def test_an_unknown_user_is_told_to_the_runner(unassigned: AgentRig) -> None:
     assert unassigned.assign(user="no such user") == b"U"
-    assert unassigned.request("GET", "/files").status == 503
     assert unassigned.stop() == 0
     assert "no such user" in unassigned.log()
 
@@ -143,13 +149,20 @@ def test_its_own_environment_reaches_nothing(tmp_path: Path) -> None:
         rig.close()
 
 
-def test_it_loads_only_what_it_is_allowed_to_at_its_start() -> None:
-    own = {name for name in loaded_by("yurt_agent.main") if not name.startswith("_")}
-    assert own - set(ALLOWED.split()) == set()
+@pytest.mark.parametrize(
+    ("modules", "allowed"),
+    [
+        ("yurt_agent.main", EARLY),
+        (f"{LATER}, yurt_agent.service", ALLOWED),
+    ],
+)
+def test_it_loads_only_what_it_is_allowed_to_at_its_start(modules: str, allowed: str) -> None:
+    own = {name for name in loaded_by(modules) if not name.startswith("_")}
+    assert own - set(allowed.split()) == set()
 
 
 def test_the_first_request_for_files_loads_nothing_heavy() -> None:
-    loaded = loaded_by("yurt_agent.main, yurt_agent.files, yurt_agent.download, yurt_agent.info")
+    loaded = loaded_by("yurt_agent.service, yurt_agent.files, yurt_agent.download, yurt_agent.info")
     assert loaded & set(HEAVY.split()) == set()
 
 

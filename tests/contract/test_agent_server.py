@@ -45,13 +45,12 @@ class Site(Application):
     """An application whose routes are functions of the test, by path."""
 
     def __init__(self, **handlers: Handler) -> None:
-        super().__init__()
+        super().__init__(SECRET, IDENTITY)
         rows = [
             (method, f"/{name}", name) for name in handlers for method in ("GET", "POST", "DELETE")
         ]
         self._router = Router(tuple(rows))
         self._router.handler = handlers.__getitem__  # type: ignore[method-assign, assignment]
-        self.assign(SECRET, IDENTITY)
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ from yurt_agent.errors import (
 )
 from yurt_agent.http import parse_query, unquote
 from yurt_agent.paths import decode, encode, resolve
-from yurt_agent.routes import ROUTES, Application, Router
+from yurt_agent.routes import ROUTES, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,10 +155,6 @@ def test_literal_routes_win_over_patterns_and_a_slash_at_the_end_is_ignored() ->
 @pytest.mark.parametrize("target", sorted({target for _, _, target in ROUTES}))
 def test_every_route_names_a_coroutine_function(target: str) -> None:
     assert inspect.iscoroutinefunction(Router(ROUTES).handler(target))
-
-
-def test_an_application_without_an_assignment_has_no_secret_that_could_match() -> None:
-    assert Application()._identity is None
 
 
 @pytest.mark.parametrize(

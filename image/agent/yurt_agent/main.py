@@ -3,132 +3,69 @@
 The runner speaks to it over three pipes. Standard input brings one JSON object a line; standard
 output takes single bytes: ``L`` listening, ``R`` ready, ``U`` the image has no such user; standard
 error is the log.
+
+Until ``R`` somebody waits for the sandbox to start, so what serves, three quarters of all that is
+loaded, is loaded after it: the first request waits in the listener, and mostly comes later still.
 """
 
 from __future__ import annotations
 
-import asyncio
+import _signal  # type: ignore[import-not-found]
+import _socket
+import json
 import os
-import signal
-import socket
 import sys
 
-from yurt_agent.routes import Application
-from yurt_agent.server import Server
+from yurt_agent import later, rights, user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-
-    from yurt_agent.user import Identity
+    from collections.abc import Mapping
+    from typing import NoReturn
 
 PORT = 2280
-STOP_SECONDS = 5.0
-"""Time for the user's processes to end by themselves."""
+BACKLOG = 1024
 
 ORDERS, EVENTS = 0, 1
 READ_BYTES = 1 << 16
 
 
-class Agent:
-    """What the runner's orders do."""
+def _listen(port: int) -> int:
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(BACKLOG)
+    return listener.detach()
 
-    def __init__(self, application: Application, server: Server) -> None:
-        self._application = application
-        self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._line = b""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._assigned = False
-        self._stopping = False
-        self.ended: asyncio.Future[int] = self._loop.create_future()
 
-    def read_orders(self) -> None:
-        """Take what the runner wrote; its end means stop."""
-        try:
-            data = os.read(ORDERS, READ_BYTES)
-        except BlockingIOError:
-            return
+def _take_assignment() -> tuple[Mapping[str, object], bytes]:
+    """Wait for the runner's first order; return it, and what was read beyond.
+
+    Ends the process if it is to stop.
+    """
+    text = b""
+    while b"\n" not in text:
+        data = os.read(ORDERS, READ_BYTES)
         if not data:
-            self._loop.remove_reader(ORDERS)
-            self.stop()
-            return
-        *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            self._obey(line)
-
-    def _obey(self, line: bytes) -> None:
-        # Imported after we listen: the runner needs the time between to write its order.
-        import json
-
-        order = json.loads(line)
-        if order["op"] == "stop":
-            self.stop()
-        elif order["op"] == "assign" and not self._assigned:
-            self._assigned = True
-            self._spawn(self._assign(order))
-
-    async def _assign(self, order: Mapping[str, object]) -> None:
-        from yurt_agent import spawn, user
-
-        try:
-            identity = _identity(order)
-        except user.UnknownUserError as error:
-            sys.stderr.write(f"{error}\n")
-            os.write(EVENTS, b"U")
-            return
-        spawn.prepare()
-        user.set_limits()
-        user.become(identity.user)
-        self._application.assign(str(order["secret"]), identity)
-        command = order["entrypoint"]
-        if command:
-            from yurt_agent import sessions
-
-            sessions.SESSIONS.start_entrypoint(identity, [str(word) for word in _list(command)])
-        os.write(EVENTS, b"R")
-
-    def stop(self) -> None:
-        """End: no more requests, then the user's processes, then the disk, then we."""
-        if not self._stopping:
-            self._stopping = True
-            self._spawn(self._stop())
-
-    async def _stop(self) -> None:
-        await self._server.close()
-        if self._assigned:
-            from yurt_agent import spawn, user
-
-            await spawn.stop_everything(STOP_SECONDS)
-            user.flush_disk()
-        self._end(0)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._settle)
-
-    def _settle(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            # Half an assignment is none, and a stop must stop: the runner sees us end.
-            self._loop.call_exception_handler(
-                {"message": "an order of the runner failed", "exception": task.exception()}
-            )
-            self._end(1)
-
-    def _end(self, code: int) -> None:
-        if not self.ended.done():
-            self.ended.set_result(code)
+            os._exit(0)
+        text += data
+    line, _, rest = text.partition(b"\n")
+    order: Mapping[str, object] = json.loads(line)
+    if order["op"] != "assign":
+        os._exit(0)
+    return order, rest
 
 
-def _identity(order: Mapping[str, object]) -> Identity:
-    from yurt_agent import user
-
+def _become(order: Mapping[str, object]) -> user.Identity:
+    """Give up all rights but those of the assignment's user."""
     wanted = user.Accounts.load().user(str(order["user"]))
     # Nothing of our own environment: it is that of the bundle's interpreter.
     built = user.environment(wanted, _strings(order["env"]))
-    return user.Identity(wanted, built, user.working_directory(str(order["workdir"]), wanted.home))
+    directory = user.working_directory(str(order["workdir"]), wanted.home)
+    rights.keep()
+    user.set_limits()
+    user.become(wanted)
+    return user.Identity(wanted, built, directory)
 
 
 def _strings(value: object) -> dict[str, str]:
@@ -136,34 +73,30 @@ def _strings(value: object) -> dict[str, str]:
     return {str(name): str(item) for name, item in value.items()}
 
 
-def _list(value: object) -> list[object]:
-    assert isinstance(value, list)
-    return value
+def _wait_for_the_end() -> NoReturn:
+    """Obey the next order, which can only be to stop."""
+    os.read(ORDERS, READ_BYTES)
+    os._exit(0)
 
 
-async def run(port: int) -> None:
-    """Listen, say so, and obey until told to stop."""
-    application = Application()
-    server = Server(application)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    await server.listen(listener)
-    agent = Agent(application, server)
-    loop = asyncio.get_running_loop()
-    os.set_blocking(ORDERS, False)
-    loop.add_reader(ORDERS, agent.read_orders)
-    loop.add_signal_handler(signal.SIGTERM, agent.stop)
-    os.write(EVENTS, b"L")
-    code = await agent.ended
-    sys.stderr.flush()
-    # Not by way of the interpreter's end: a thread that hangs on a dead mount would hold it up.
-    os._exit(code)
-
-
-def main() -> int:
+def main() -> NoReturn:
     """Run the agent; the only argument is the port, for tests."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)  # ignored ones would stay so in all that we start
-    asyncio.run(run(int(sys.argv[1]) if len(sys.argv) > 1 else PORT))
-    return 0
+    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT):
+        _signal.signal(number, _signal.SIG_DFL)  # ignored ones would stay so in all that we start
+    _signal.signal(_signal.SIGTERM, lambda *_: os._exit(0))
+    listener = _listen(int(sys.argv[1]) if len(sys.argv) > 1 else PORT)
+    os.write(EVENTS, b"L")
+    order, more = _take_assignment()
+    try:
+        identity = _become(order)
+    except user.UnknownUserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os.write(EVENTS, b"U")
+        _wait_for_the_end()
+    os.write(EVENTS, b"R")
+
+    later.defer(later.FOR_DEBUGGING)
+    from yurt_agent import service
+
+    service.run(listener, order, identity, more)

@@ -13,7 +13,6 @@ from yurt_agent.errors import (
     ForbiddenError,
     NotFoundError,
     ToolboxError,
-    UnavailableError,
     envelope,
     from_os_error,
 )
@@ -157,13 +156,9 @@ def _match(pattern: tuple[str, ...], segments: list[bytes]) -> dict[str, str] | 
 class Application:
     """Answers requests: first who is let in, then the handler, then errors as envelopes."""
 
-    def __init__(self) -> None:
-        self._router = Router(ROUTES)
-        self._secret = b""
-        self._identity: Identity | None = None
-
-    def assign(self, secret: str, identity: Identity) -> None:
+    def __init__(self, secret: str, identity: Identity) -> None:
         """Let requests in that carry ``secret``; what they start belongs to ``identity``."""
+        self._router = Router(ROUTES)
         self._secret = secret.encode()
         self._identity = identity
 
@@ -190,10 +185,6 @@ class Application:
         if request.refusal is not None:
             # What could not be parsed may hold no secret, and is told nothing but that.
             raise request.refusal
-        if self._identity is None:
-            if request.method == "GET" and request.target == b"/version":
-                return
-            raise UnavailableError("the sandbox has no user yet", headers={"Retry-After": "1"})
         if not _equal(request.headers.get(SECRET_HEADER, "").encode("latin-1"), self._secret):
             request.keep_alive = False
             raise ForbiddenError("only the gate may call the agent")

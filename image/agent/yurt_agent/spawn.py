@@ -17,6 +17,7 @@ import termios
 
 from yurt_agent import processes
 from yurt_agent.errors import BadRequestError
+from yurt_agent.rights import Own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,30 +29,6 @@ _CHILD_SCORE = b"500"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SHELLS: tuple[tuple[str, ...], ...] = (("bash",), ("sh",), ("busybox", "sh"))
 _SHELL_PLACES = ("/bin", "/usr/bin")
-
-
-class _Agent:
-    """What this process knows of itself: one per process, like the files behind it."""
-
-    score_fd = -1
-    own_score = b"0"
-    below_init = False
-
-
-def prepare() -> None:
-    """Keep a way to say whom the kernel shall kill first; needs the rights that we start with.
-
-    At the memory limit the user's programs go before the agent, so that it can say what happened.
-    """
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        fd = -1  # no such file: the kernel then chooses by size alone
-    else:
-        _Agent.own_score = os.pread(fd, 16, 0).strip()
-    _Agent.score_fd = fd
-    with open("/proc/1/comm", "rb") as name:
-        _Agent.below_init = os.getppid() == 1 and name.read().strip() == b"tini"
 
 
 class Program:
@@ -154,7 +131,7 @@ async def stop_everything(grace_seconds: float) -> None:
     leaders = [leader.name for p in asked if (leader := processes.read(p.pid)) is not None]
 
     def find(known: set[processes.Name]) -> processes.Family:
-        if _Agent.below_init:
+        if Own.below_init:
             return processes.everything()
         return processes.family(leaders, known, whole_session=True)
 
@@ -208,7 +185,7 @@ def start(
             pass_fds=keep,
         )
     finally:
-        _set_score(_Agent.own_score)
+        _set_score(Own.score)
     try:
         return Program(popen, environment, signal.SIGHUP if terminal else signal.SIGTERM)
     except OSError:  # we have no descriptor left to wait by
@@ -223,11 +200,11 @@ def _take_terminal() -> None:
 
 def _set_score(score: bytes) -> None:
     """Choose whom a child shall be like, for the kernel's choice; a refusal changes nothing."""
-    if _Agent.score_fd >= 0:
+    if Own.score_fd >= 0:
         try:
-            os.pwrite(_Agent.score_fd, score, 0)
+            os.pwrite(Own.score_fd, score, 0)
         except OSError:
-            _Agent.score_fd = -1
+            Own.score_fd = -1
 
 
 def shell(environment: Mapping[str, str]) -> list[str]:
