@@ -30,7 +30,10 @@ GIB = 1 << 30
 MEMORY_BYTES = 4 * GIB
 SPACE_BYTES = 10 * GIB
 LEAST_SPACE_BYTES = 2 * GIB
-PROGRAMS = ("runc", "nft", "ip", "mkfs.ext4", "e2fsck", "mmdebstrap", "openssl", "setpriv")
+PROGRAMS = (
+    *("runc", "nft", "ip", "mkfs.ext4", "e2fsck", "resize2fs", "setpriv", "tar", "zstd", "skopeo"),
+    *("mmdebstrap", "openssl"),
+)
 # A disk is a sparse file behind a loop device, and a layer an id-mapped mount: these can do both.
 FILE_SYSTEMS = ("ext4", "ext3", "xfs", "btrfs", "f2fs")
 

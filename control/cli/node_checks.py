@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from control.cli.asking import Server
     from control.cli.cluster_facts import NodeFacts
 
-PROGRAMS = ("runc", "nft", "ip", "mkfs.ext4", "e2fsck", "setpriv", "tar", "skopeo")
+PROGRAMS = (
+    *("runc", "nft", "ip", "mkfs.ext4", "e2fsck", "resize2fs", "setpriv", "tar", "zstd", "skopeo"),
+)
 _FIELDS = ("name", "key", "resolvers", "never", "bundle", "subnet", "registry")
 _FOR_OTHERS = 0o077
 _PREPARE = "`yurt nodes prepare`"
