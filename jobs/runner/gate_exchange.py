@@ -10,6 +10,7 @@ import asyncio
 
 from jobs.runner.gate_activity import is_work
 from jobs.runner.gate_body import UNTIL_CLOSE, Endless, FramingError, body_of
+from jobs.runner.gate_cookie import is_navigation
 from jobs.runner.gate_holder import DialError
 from jobs.runner.gate_http import (
     HEAD_END,
@@ -34,6 +35,9 @@ _CONTROL_FRAME_LIMIT = 2 + 4 + 125
 # waits until the request has been with us for this long.
 _SETTLE_SECONDS = 0.005
 _ONE_PIECE = 4096
+
+# How often somebody is tried to be reached who may be about to listen.
+_AGAIN_SECONDS = 0.2
 
 
 def is_preflight(head: RequestHead) -> bool:
@@ -147,10 +151,16 @@ class Exchange:
         self._dialling = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        try:
-            await self._gate.connect(self._port, self)
-        except DialError as error:
-            self._fail(RefusedError(502, str(error)))
+        is_page = self._body is None and is_navigation(self._head.values)
+        while True:
+            try:
+                await self._gate.connect(self._port, self)
+            except DialError as error:
+                if is_page and self._gate.is_fresh:
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                    continue
+                self._fail(RefusedError(502, str(error)))
+            return
 
     def attach(self, upstream: Upstream) -> None:
         """Send the request on a connection that is ours now."""
@@ -342,6 +352,8 @@ class Exchange:
             upstream.transport.abort()
         sent = self._body is None
         persist = sent and self._head.keep_alive
+        if self._cors:
+            refused.lines += (ANY_ORIGIN,)  # pages elsewhere are to see what is wrong
         text = refusal(refused, self._head.method.decode(), self._head.path, close=not persist)
         self.visitor.transport.write(text)
         self.visitor.next(persist=persist, linger=not sent)

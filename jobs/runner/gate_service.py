@@ -33,6 +33,9 @@ _PROBES = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KE
 """After this many seconds of silence ask whether the visitor is still there; so often."""
 
 TICK_SECONDS = 2.0
+FRESH_SECONDS = 15.0
+"""How long after its start a sandbox's programs may need until they listen."""
+
 _UNREADY = {"lapsed": "cut off: it is not known any more who may enter"}
 _RETRY_AFTER = b"Retry-After: 1"
 _LONGEST_TIMER = 86400.0
@@ -57,6 +60,7 @@ class Gate:
         self._policy: Policy | None = None
         self._phase = "assign"
         self._closed = False
+        self._fresh_until = 0.0
         self._quiet: asyncio.TimerHandle | None = None
         self._secret = b""
         self._ticking: asyncio.TimerHandle | None = None
@@ -71,6 +75,8 @@ class Gate:
 
     def _on_order(self, kind: bytes, order: dict[str, Any]) -> None:
         if kind == b"A":
+            if order["phase"] == "ready" and self._phase == "assign":
+                self._fresh_until = self._loop.time() + FRESH_SECONDS
             self._phase = order["phase"]
             self._secret = order["secret"].encode()
             self._policy = Policy(self._sandbox, order["assignment"])
@@ -117,6 +123,11 @@ class Gate:
         """Decide anew about requests that came too early to be decided."""
         for visitor in list(self.visitors):
             visitor.resume()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether programs inside may be about to listen: whoever opens a page waits for that."""
+        return self._loop.time() < self._fresh_until
 
     @property
     def is_quiet(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -43,6 +44,10 @@ class Served:
 
     def begin(self) -> None:
         self.sandbox.background(f"python3 /tmp/seen.py {PORT}")
+
+    def begin_again(self) -> None:
+        self.sandbox.wait_for("started", 30)
+        self.begin()
 
     @property
     def with_token(self) -> str:
@@ -181,7 +186,9 @@ def test_a_page_that_is_opened_wakes_its_sandbox_and_one_left_open_does_not(
         assert sandbox.record()["state"] == "stopped"
         page.close()
         opened = browser.new_page()
-        assert status(opened, f"{served.url}/page") == 502  # it is up, and nobody serves there yet
-        assert sandbox.record()["state"] == "started"
-        served.begin()
-        eventually(lambda: status(opened, f"{served.url}/page") == 200, "the page", seconds=15)
+        with ThreadPoolExecutor() as meanwhile:
+            # As its entrypoint would, a moment after the start.
+            serving = meanwhile.submit(served.begin_again)
+            assert status(opened, f"{served.url}/page") == 200
+            serving.result()
+        assert opened.inner_text("h1") == "inside"

@@ -650,6 +650,28 @@ def test_a_new_assignment_leaves_the_unaffected_alone(rig: GateRig) -> None:
             rig.assign(preview_token=f"token-{number}")
 
 
+# -- starting --------------------------------------------------------------------------------
+
+
+def test_a_page_that_is_opened_right_after_the_start_waits_for_its_program(rig: GateRig) -> None:
+    page = ("Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate")
+    with rig.connect() as visitor:
+        visitor.sendall(_head("GET / HTTP/1.1", *page))
+        assert not select.select([visitor], [], [], 0.5)[0]
+        assert status(rig.get("/", HOST)) == 502  # a program hears at once that nobody listens
+        rig.app(PORT)
+        assert status(read_message(visitor)) == 200
+
+
+def test_a_page_waits_for_a_program_only_so_long() -> None:
+    settings = "gate_service.FRESH_SECONDS = 0.5"
+    with GateRig(settings) as rig:
+        rig.assign(public=True)
+        answer = rig.get("/", HOST, "Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate")
+        assert status(answer) == 502
+        assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in answer
+
+
 # -- stopping --------------------------------------------------------------------------------
 
 
