@@ -30,6 +30,7 @@ from control.model import (
     ApiKey,
     Archive,
     AuditLine,
+    Build,
     DesiredState,
     Intervals,
     Mount,
@@ -40,6 +41,8 @@ from control.model import (
     Resources,
     Run,
     Secrets,
+    Snapshot,
+    SnapshotState,
     State,
     StoppedBy,
     Usage,
@@ -280,6 +283,69 @@ async def test_snapshots_are_found_by_id_and_name_and_replaced(store: SqlStore) 
     assert (page.snapshots, page.total) == ([renewed], 1)
     page = await store.snapshots.page("default", SnapshotQuery(name="%", limit=10))
     assert (page.snapshots, page.total) == ([], 0)
+
+
+def of_id(number: int, **fields: Any) -> Snapshot:
+    return a_snapshot(f"s{number}", id=f"5b1c1f1e-0000-4000-8000-00000000000{number}", **fields)
+
+
+async def test_snapshots_that_are_built_or_made_of_sandboxes_come_back(store: SqlStore) -> None:
+    build = Build("FROM a\nENV B=\u00e9\n", ("hash",))
+    one = of_id(1, build=build, hidden=True, state=SnapshotState.BUILDING, image_id="")
+    two = of_id(2, source_sandbox_id=new_sandbox_id(), image_name="node:22", image_id="2" * 64)
+    for snapshot in (one, two):
+        await store.snapshots.insert(snapshot)
+    assert await store.snapshots.get("default", "s1") == one
+    assert await store.snapshots.in_states({SnapshotState.BUILDING}) == [one]
+    assert await store.snapshots.images() == {two.image_id}
+    page = await store.snapshots.page("default", SnapshotQuery())
+    assert page.snapshots == [two]  # the other one is hidden
+    with pytest.raises(ConflictError):
+        await store.snapshots.insert(replace(two, id=of_id(3).id))
+    changed = await store.snapshots.change(
+        one.id, lambda known: replace(known, state=SnapshotState.ACTIVE, image_id="1" * 64)
+    )
+    assert await store.snapshots.get("default", one.id) == changed
+    assert await store.snapshots.outdated(NOW) == []
+    assert await store.snapshots.outdated(NOW + timedelta(seconds=1)) == [changed]
+    await store.snapshots.remove(one.id)
+    with pytest.raises(NotFoundError):
+        await store.snapshots.change(one.id, lambda known: known)
+
+
+async def test_what_a_build_says_is_read_in_order_and_goes_with_it(store: SqlStore) -> None:
+    one, two = of_id(1), of_id(2)
+    for snapshot in (one, two):
+        await store.snapshots.insert(snapshot)
+        for number, text in enumerate(("first\n", "zw\u00f6lf", "third\n")):
+            await store.build_logs.append(snapshot.id, number, text)
+    assert [text for _, text in await store.build_logs.read(one.id)] == [
+        *("first\n", "zw\u00f6lf", "third\n"),
+    ]
+    assert await store.build_logs.read(one.id, 1) == [(2, "third\n")]
+    assert await store.build_logs.read(one.id, 2) == []
+    await store.build_logs.clear(two.id)
+    assert await store.build_logs.read(two.id) == []
+    await store.snapshots.remove(one.id)
+    assert await store.build_logs.read(one.id) == []
+
+
+async def test_sandboxes_that_wait_for_images_are_found_and_ours_are_hidden(
+    store: SqlStore,
+) -> None:
+    build = Build("FROM a")
+    built = a_sandbox(state=State.PENDING_BUILD, build=build, image_id="")
+    source = a_sandbox(state=State.STARTED, snapshotting=of_id(1).id, image_id="1" * 64)
+    ours = a_sandbox(hidden=True, labels={"a": "b"}, image_id="2" * 64)
+    for sandbox in (built, source, ours):
+        await store.sandboxes.insert(sandbox, most=MOST)
+    found = {sandbox.id: sandbox for sandbox in await store.sandboxes.awaiting()}
+    assert found == {built.id: built, source.id: source}
+    shown = (await store.sandboxes.page(Filter(), Order())).sandboxes
+    assert {sandbox.id for sandbox in shown} == {built.id, source.id}
+    every = Filter(labels={"a": "b"}, with_hidden=True)
+    assert (await store.sandboxes.page(every, Order())).sandboxes == [ours]
+    assert await store.sandboxes.images() >= {"1" * 64, "2" * 64}
 
 
 def a_key(name: str) -> ApiKey:
