@@ -31,9 +31,10 @@ def at(volume_id: str, path: str = "/data", subpath: str = "") -> dict[str, str]
 
 
 def started(rig: Rig, sandbox_id: str, *volumes: dict[str, str]) -> subprocess.Popen[bytes]:
-    times = rig.control.phases(sandbox_id).count("ready")
+    phases = rig.control.phases(sandbox_id)
+    times = phases.count("ready")
     rig.control.assignment = {**ASSIGNMENT, "volumes": list(volumes)}
-    process = rig.start(sandbox_id, times + 1)
+    process = rig.start(sandbox_id, phases.count("assign") + 1)  # those that failed count, too
     rig.until(sandbox_id, "ready", times + 1)
     return process
 

@@ -56,7 +56,7 @@ class Checkout:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [self.bin / "bash", self.root / "yurt", *arguments],
-            env={"PATH": str(self.bin)},
+            env={"PATH": str(self.bin), "YURT_PYTHON": "python3"},  # not the system's
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
