@@ -125,6 +125,8 @@ def test_on_a_full_volume_no_acknowledged_write_is_lost(tmp_path: Path) -> None:
             last = settled(writer, written)
             filler.stop()
             filler.delete()
+            disk = instance.data / "disks" / filler.id
+            eventually(lambda: not disk.exists(), "the filler's disk to be removed")
             writer.stop()
             writer.start()
             lines = writer.check("cut -c1-9 /home/daytona/log").split()

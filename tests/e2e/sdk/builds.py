@@ -61,7 +61,8 @@ def of_a_sandbox(daytona: Daytona, image: Image, mark: str) -> None:
 def of_a_snapshot(daytona: Daytona, image: Image, mark: str) -> None:
     """Build a snapshot; all steps but the last are there already."""
     said = list[str]()
-    more = image.run_commands("test -e /built && echo more > /tmp/more")
+    # Long enough for a client that asks each second to see that it is built, and ask for the log.
+    more = image.run_commands("test -e /built && echo more > /tmp/more && sleep 3")
     params = CreateSnapshotParams(name=f"built-{mark}", image=more)
     snapshot = daytona.snapshot.create(params, on_logs=said.append)
     try:
