@@ -36,8 +36,9 @@ def children(pid: int) -> list[int]:
 
 
 def command_lines(guard: int) -> list[str]:
-    (holder,) = children(guard)
-    return [Path(f"/proc/{pid}/cmdline").read_text() for pid in children(holder)]
+    holders = children(guard)  # the kernel may leave one out while others of its kind end
+    found = [pid for holder in holders for pid in children(holder)]
+    return [Path(f"/proc/{pid}/cmdline").read_text() for pid in found]
 
 
 # -- what it takes from its caller -------------------------------------------------------------
