@@ -20,12 +20,10 @@ class _Later(ModuleType):
 
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
-        self.__dict__.update(import_module(self.__name__).__dict__)
-        return self.__dict__[name] if name in self.__dict__ else _missing(self.__name__, name)
-
-
-def _missing(module: str, name: str) -> object:
-    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        module = import_module(self.__name__)
+        self.__dict__.update(module.__dict__)
+        found: object = getattr(module, name)
+        return found
 
 
 def defer(names: tuple[str, ...]) -> None:
