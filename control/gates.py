@@ -48,13 +48,7 @@ class HttpGates:
         """Prepare; ``key_of`` gives the key of a node by its name, None if it is not known."""
         self._key_of = key_of
         self._dark: dict[str, float] = {}
-        # No connection is kept: messages are rare, and each gate has its own life.
-        self._client = httpx.AsyncClient(
-            timeout=_TIMEOUT,
-            trust_env=False,
-            verify=no_tls(),
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+        self._client = client(_TIMEOUT)
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,6 +105,16 @@ class HttpGates:
             raise
         self._dark.pop(address, None)
         return answer
+
+
+def client(timeout: httpx.Timeout) -> httpx.AsyncClient:
+    """Make a client of gates, to be closed; messages to one are rare, so no connection is kept."""
+    return httpx.AsyncClient(
+        timeout=timeout,
+        trust_env=False,
+        verify=no_tls(),
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
 
 
 def no_tls() -> ssl.SSLContext:

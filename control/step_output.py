@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from control.errors import UnavailableError
-from control.gates import host, no_tls
+from control.gates import client, host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,12 +28,7 @@ class StepOutput:
     def __init__(self, domain: str) -> None:
         """Prepare; ``domain`` is one that the gates know."""
         self._domain = domain
-        self._client = httpx.AsyncClient(
-            timeout=_TIMEOUT,
-            trust_env=False,
-            verify=no_tls(),
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+        self._client = client(_TIMEOUT)
 
     async def __aenter__(self) -> Self:
         return self
