@@ -182,6 +182,22 @@ async def set_auto_pause(name: str, minutes: str, caller: Writer) -> Response:
     return _one(caller, sandbox)
 
 
+@router.post("/{name}/pause")
+async def pause(name: str, caller: Writer) -> Response:
+    """Refuse to pause."""
+    await caller.sandboxes.get(name)
+    raise UnsupportedError("Pausing is not supported for this sandbox: use stop instead")
+
+
+@router.post("/{name}/fork")
+async def fork(name: str, caller: Writer) -> Response:
+    """Refuse to fork."""
+    await caller.sandboxes.get(name)
+    raise UnsupportedError(
+        "Forking is not supported for this sandbox: make a snapshot of it and create from that"
+    )
+
+
 async def _set_interval(
     caller: Caller, name: str, change: Callable[[Intervals], Intervals]
 ) -> Response:

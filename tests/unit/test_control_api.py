@@ -412,6 +412,15 @@ async def test_nothing_pauses_by_itself(rig: Rig) -> None:
     assert (await rig.call("POST", f"{path}/5")).status_code == 422
 
 
+@pytest.mark.parametrize("call", ["pause", "fork"])
+async def test_what_only_virtual_machines_do_is_refused_by_name(rig: Rig, call: str) -> None:
+    made = await rig.create()
+    answer = await rig.call("POST", f"/sandbox/{made['id']}/{call}", json={})
+    assert answer.status_code == 422
+    assert "ing is not supported for this sandbox" in answer.json()["message"]
+    assert (await rig.call("POST", f"/sandbox/missing/{call}", json={})).status_code == 404
+
+
 async def test_last_activity_is_told_to_the_gate_or_not_acknowledged(rig: Rig) -> None:
     made = await rig.create()
     path = f"/sandbox/{made['id']}/last-activity"
