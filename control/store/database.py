@@ -59,16 +59,29 @@ class Database:
     def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, writers: int) -> None:
         self._writer, self._reader = writer, reader
         self._writing = asyncio.Semaphore(writers)
+        self._begun: set[asyncio.Task[Any]] = set()
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do ``work`` in a transaction, which is durable then, or undone by an exception.
 
         Where the database undid it for another's sake, or was lost before the end, it is done a
-        second time.
+        second time. It goes to its end also when whoever waits for it is cancelled: SQLite's
+        driver leaves a connection that is given up in the middle open, and with it the lock that
+        every other writer needs.
 
         Raises:
             UnavailableError: it was not done, or nobody knows.
         """
+        begun = asyncio.create_task(self._write(work))
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return await asyncio.shield(begun)
+
+    async def finish(self) -> None:
+        """Wait for what was begun and is waited for by nobody any more."""
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._writing:
             with errors():
                 try:

@@ -56,10 +56,11 @@ async def open_postgres(
     )
     # A statement of its own needs no transaction, which would be two more messages.
     reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+    database = Database(engine, reader, writers=_WRITERS)
     try:
-        database = Database(engine, reader, writers=_WRITERS)
         yield SqlStore(database, vault, partial(changes, connect))
     finally:
+        await database.finish()
         await engine.dispose()
 
 

@@ -36,11 +36,13 @@ async def open_sqlite(path: Path, vault: Vault) -> AsyncIterator[SqlStore]:
     _make_private(path)
     writer = _engine(path, begin="BEGIN IMMEDIATE", connections=1)
     reader = _engine(path, begin=None, connections=_READERS)
+    database = Database(writer, reader, writers=1)
     try:
         async with writer.begin() as connection:
             await connection.run_sync(upgrade)
-        yield SqlStore(Database(writer, reader, writers=1), vault, _no_changes)
+        yield SqlStore(database, vault, _no_changes)
     finally:
+        await database.finish()
         await reader.dispose()
         await writer.dispose()
 

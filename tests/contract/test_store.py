@@ -696,6 +696,15 @@ async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Pat
             assert mode.scalar() == 2
 
 
+async def test_writes_whose_waiters_are_cancelled_lock_nobody_out(store: SqlStore) -> None:
+    for part in range(60):
+        given_up = asyncio.create_task(store.sandboxes.insert(a_sandbox(), most=MOST))
+        await asyncio.sleep(part / 10_000)  # in the midst of one statement or another
+        given_up.cancel()
+        await store.sandboxes.insert(a_sandbox(), most=MOST)
+        await asyncio.gather(given_up, return_exceptions=True)
+
+
 async def test_lines_of_the_audit_log_come_newest_first_and_old_ones_go(store: SqlStore) -> None:
     lines = [
         AuditLine(

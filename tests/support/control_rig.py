@@ -332,7 +332,7 @@ def complaint(answer: httpx.Response) -> str:
 
 
 async def eventually(
-    check: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 5.0
+    check: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 30.0
 ) -> None:
     async with asyncio.timeout(seconds):
         while not await check():  # noqa: ASYNC110 - what is waited for has no event
@@ -345,4 +345,10 @@ async def a_rig(directory: Path, **settings: Any) -> AsyncIterator[Rig]:
     async with a_store(directory) as store:
         await store.snapshots.put(a_snapshot(general=True))
         async with Rig(directory, store, **settings) as rig:
+
+            async def resynced() -> bool:
+                await asyncio.sleep(0)
+                return rig.control.reconciler.resynced_at is not None
+
+            await eventually(resynced)
             yield rig

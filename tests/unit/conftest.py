@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 from hypothesis import settings
 
 from tests.support.control_rig import Rig, a_rig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    import pytest
+MEMORY = Path("/dev/shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,11 +26,26 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("few")
 
 
+@contextlib.contextmanager
+def in_memory() -> Iterator[Path]:
+    """A directory that no disk keeps: one that is busy would hold up each transaction."""
+    base = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="yurt-unit-", dir=base) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with in_memory() as directory:
+        yield directory
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    directory = tmp_path_factory.mktemp("control")
-    async with a_rig(directory, domain="localhost,box.test") as rig:
-        yield rig
+async def shared() -> AsyncIterator[Rig]:
+    with in_memory() as directory:
+        # What is seen each minute anyway would be seen in the midst of some test or other.
+        async with a_rig(directory, domain="localhost,box.test", resync_seconds=3600) as rig:
+            yield rig
 
 
 @pytest_asyncio.fixture(loop_scope="session")
