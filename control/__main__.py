@@ -121,7 +121,7 @@ def _registry(settings: Settings) -> contextlib.AbstractAsyncContextManager[Rout
         from traefik.consul import ConsulRegistry
 
         return ConsulRegistry(consul_settings(settings))
-    routes = settings.data / "traefik" / "dynamic"
+    routes = settings.routes_path
     routes.mkdir(mode=0o700, parents=True, exist_ok=True)
     return contextlib.nullcontext(FileRegistry(routes))
 

@@ -532,6 +532,11 @@ class Settings(BaseSettings):
         return self.data / "run" / "control.sock"
 
     @property
+    def routes_path(self) -> Path:
+        """Directory of the files by which an embedded Traefik knows its routes."""
+        return self.data / "traefik" / "dynamic"
+
+    @property
     def port_path(self) -> Path:
         """The file with the port that control listens on, on loopback."""
         return self.data / "run" / "control.port"

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 NODE = "local"
 GATE_ADDRESS = "127.0.0.1"
+CORDONED = "cordoned"
 _POLL_SECONDS = 0.05
 MIB = 1 << 20
 _KILL_WAIT_SECONDS = 70.0
@@ -89,11 +90,7 @@ class _Run:
     exit: Exit | None = None
 
     def allocation(self) -> Allocation:
-        running = not self.ended.is_set()
-        job = self.job
-        return Allocation(
-            job.sandbox_id, job.generation, NODE, GATE_ADDRESS, self.port, running, self.exit
-        )
+        return allocation_of(self.job, self.port, self.exit, running=not self.ended.is_set())
 
 
 class LocalScheduler:
@@ -138,15 +135,13 @@ class LocalScheduler:
                 run.connection.close()
 
     async def _adopt(self, directory: Path) -> None:
-        spec_path = directory / "spec.json"
         await asyncio.to_thread(_wait_for_job, directory)
         try:
-            spec = json.loads(spec_path.read_text())
+            job, port = read_job(directory)
         except FileNotFoundError:
             shutil.rmtree(directory)  # submit had not come further than the directory
             return
-        job = Job(**{name: spec[name] for name in Job.__slots__ if name in spec})
-        self._follow(_Run(job, int(spec["port"]), directory))
+        self._follow(_Run(job, port, directory))
 
     def _follow(self, run: _Run) -> None:
         self._runs[run.job.sandbox_id] = run
@@ -166,7 +161,7 @@ class LocalScheduler:
                     pass
             run.connection = None
             connection.close()
-        run.exit = _read_exit(run)
+        run.exit = read_exit(run.directory)
         run.ended.set()
         self._changes.put_nowait(run.job.sandbox_id)
 
@@ -344,7 +339,7 @@ class LocalScheduler:
 
     @property
     def _cordon(self) -> Path:
-        return self._settings.data / "cordoned"
+        return self._settings.data / CORDONED
 
     def _reserved_mib(self) -> float:
         running = [run.job for run in self._runs.values() if not run.ended.is_set()]
@@ -480,11 +475,34 @@ def _kill(run: _Run) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _read_exit(run: _Run) -> Exit:
+def allocation_of(job: Job, port: int, ended: Exit | None, *, running: bool) -> Allocation:
+    """Describe a job of this machine."""
+    where = NODE, GATE_ADDRESS, port
+    return Allocation(job.sandbox_id, job.generation, *where, running, ended)
+
+
+def read_job(directory: Path) -> tuple[Job, int]:
+    """Read from a run directory what runs or ran there, and the port of its gate.
+
+    Raises:
+        FileNotFoundError: nothing was started there yet.
+    """
+    spec = json.loads((directory / "spec.json").read_text())
+    job = Job(**{name: spec[name] for name in Job.__slots__ if name in spec})
+    return job, int(spec["port"])
+
+
+def is_live(directory: Path) -> bool:
+    """Tell whether the runner of a run directory lives, also one that was just started."""
+    return any(locks.is_held(str(directory / name)) for name in ("lock", _LOG))
+
+
+def read_exit(directory: Path) -> Exit:
+    """Read from a run directory how its runner ended."""
     try:
-        said = json.loads((run.directory / "exit.json").read_text())
+        said = json.loads((directory / "exit.json").read_text())
     except FileNotFoundError:
-        log = run.directory / _LOG
+        log = directory / _LOG
         tail = log.read_text(errors="replace")[-_LOG_TAIL_BYTES:].strip() if log.exists() else ""
         last = f": {tail.splitlines()[-1]}" if tail else ""
         return Exit(f"the runner was killed{last}", 137, "unknown", datetime.now(UTC))

@@ -17,10 +17,10 @@ import typer
 from control.cli.output import Output, failures_told, print_table, read_settings
 
 if TYPE_CHECKING:
-    from control.cli.world import World
+    from control.cli.world import Jobs, World
     from control.settings import Settings
     from control.store import Store
-    from jobs.scheduler import NodeStatus, Scheduler
+    from jobs.scheduler import NodeStatus
 
 KEY_BYTES = 32
 GIB = 1 << 30
@@ -103,7 +103,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-async def ask_inventories(scheduler: Scheduler, names: list[str]) -> dict[str, dict[str, Any]]:
+async def ask_inventories(scheduler: Jobs, names: list[str]) -> dict[str, dict[str, Any]]:
     """Ask nodes what they have, all at once; those that do not answer are left out."""
     from control.errors import YurtError
 

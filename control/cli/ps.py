@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from control.audit import Line, View
-    from control.cli.world import World
+    from control.cli.world import Sight
     from control.model import Sandbox
     from control.settings import Settings
     from control.store import Store
@@ -48,14 +49,18 @@ def ps(
 
 
 async def _look(settings: Settings) -> tuple[list[Line], list[str]]:
-    from control.cli.world import open_world
+    from control.cli import checks
+    from control.cli.world import open_sight
+    from control.errors import UnavailableError
 
-    async with open_world(settings) as world:
+    if not settings.nomad_url and os.geteuid() != 0:
+        raise UnavailableError(checks.root(os.geteuid()).advice)
+    async with open_sight(settings) as world:
         return await look(world)
 
 
 async def look(
-    world: World, pause_seconds: float = _BETWEEN_LOOKS_SECONDS
+    world: Sight, pause_seconds: float = _BETWEEN_LOOKS_SECONDS
 ) -> tuple[list[Line], list[str]]:
     """Audit everything; a second look decides where the first one saw differences.
 
@@ -76,7 +81,7 @@ async def look(
     return lines, silent
 
 
-async def observe(world: World) -> tuple[View, list[str]]:
+async def observe(world: Sight) -> tuple[View, list[str]]:
     """Ask everybody. Records come last: what they say of a sandbox is never older than the rest."""
     from control.audit import Inventory, View
     from control.cli.nodes import ask_inventories
@@ -114,7 +119,7 @@ async def every_record(store: Store) -> list[Sandbox]:
 
 
 async def _ask_runners(
-    world: World, records: Iterable[Sandbox], allocations: Collection[Allocation]
+    world: Sight, records: Iterable[Sandbox], allocations: Collection[Allocation]
 ) -> dict[str, str | None]:
     """Ask the runner of each sandbox that is to run what it is at."""
     from control.model import State
@@ -134,7 +139,7 @@ async def _ask_runners(
     return dict(await asyncio.gather(*map(ask, asked)))
 
 
-async def _hello(world: World, record: Sandbox, allocation: Allocation) -> str | None:
+async def _hello(world: Sight, record: Sandbox, allocation: Allocation) -> str | None:
     from control.errors import NotFoundError, UnavailableError
     from control.lifecycle import next_message
 

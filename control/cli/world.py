@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from control.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from control.gates import Gates
     from control.settings import Settings
     from control.store import Store
-    from jobs.scheduler import Scheduler
+    from jobs.scheduler import Allocation, NodeStatus, Scheduler
     from traefik.registry import RouteRegistry
 
 
@@ -28,6 +28,58 @@ class World:
     settings: Settings
     store: Store
     scheduler: Scheduler
+    routes: RouteRegistry
+    gates: Gates
+
+
+class Jobs(Protocol):
+    """As much of a ``Scheduler`` as it takes to look at everything."""
+
+    async def nodes(self) -> list[NodeStatus]:
+        """See ``Scheduler.nodes``."""
+        ...
+
+    async def allocations(self) -> list[Allocation]:
+        """See ``Scheduler.allocations``."""
+        ...
+
+    async def work(
+        self, verb: str, arguments: Mapping[str, Any], *, node: str = ""
+    ) -> dict[str, Any]:
+        """See ``Scheduler.work``."""
+        ...
+
+
+class Sight(Protocol):
+    """What there is to look at: a ``World``, or one machine."""
+
+    @property
+    def store(self) -> Store:
+        """The records."""
+        ...
+
+    @property
+    def scheduler(self) -> Jobs:
+        """The jobs and the nodes."""
+        ...
+
+    @property
+    def routes(self) -> RouteRegistry:
+        """The registrations."""
+        ...
+
+    @property
+    def gates(self) -> Gates:
+        """The way to the runners."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A ``Sight`` of a server without Nomad."""
+
+    store: Store
+    scheduler: Jobs
     routes: RouteRegistry
     gates: Gates
 
@@ -85,3 +137,26 @@ async def open_world(settings: Settings) -> AsyncIterator[World]:
         HttpGates(Nodes(store.nodes).key) as gates,
     ):
         yield World(settings, store, scheduler, routes, gates)
+
+
+@asynccontextmanager
+async def open_sight(settings: Settings) -> AsyncIterator[Sight]:
+    """Open what there is to look at, on a cluster or on this machine; nothing is changed by that.
+
+    Raises:
+        InvalidError: the settings name half a cluster.
+        NotFoundError: there is no store.
+        UnavailableError: something does not answer.
+    """
+    if settings.nomad_url or settings.consul_url:
+        async with open_world(settings) as world:
+            yield world
+        return
+    from control.gates import HttpGates
+    from control.nodes import Nodes
+    from jobs.local_view import LocalView
+    from traefik.files import FileRegistry
+
+    routes = FileRegistry(settings.routes_path)
+    async with open_store(settings) as store, HttpGates(Nodes(store.nodes).key) as gates:
+        yield Machine(store, LocalView(settings.data), routes, gates)

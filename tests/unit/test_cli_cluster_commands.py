@@ -241,7 +241,7 @@ def test_a_key_is_printed_once_and_the_database_that_is_meant_has_it(tmp_path: P
     assert json.loads(removed.stdout) == {"removed": "node-1"}
 
 
-@pytest.mark.parametrize("command", ["ps", "nodes", "doctor --cluster", "cordon a", "uncordon a"])
+@pytest.mark.parametrize("command", ["nodes", "doctor --cluster", "cordon a", "uncordon a"])
 def test_on_one_machine_commands_for_a_cluster_say_so(tmp_path: Path, command: str) -> None:
     found = run(*command.split(), environment={"YURT_DATA": str(tmp_path)})
     assert found.exit_code == 1
