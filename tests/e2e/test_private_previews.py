@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
+from tests.e2e.served import PORT, Served, status
 from tests.support.processes import holder_of_lock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext
 
     from tests.support.api import Api, Sandbox
     from tests.support.instance import Instance
@@ -22,54 +21,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-PROGRAM = Path(__file__).parent / "inside" / "seen.py"
-PORT = 8765
 FETCH = """async ([url, more]) => {
     try {
         const answer = await fetch(url, more);
         return answer.type === "opaque" ? "opaque" : await answer.text();
     } catch (error) { return "refused"; }
 }"""
-
-
-class Served:
-    """The page in one sandbox, and what its program saw."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        sandbox.upload(PROGRAM.read_bytes(), "/tmp/seen.py")
-        self.sandbox = sandbox
-        self.begin()
-        self.url, self.headers = sandbox.preview(PORT)
-        eventually(lambda: self.ask("/seen").status_code == 200, "it listens", seconds=15)
-
-    def begin(self) -> None:
-        self.sandbox.background(f"python3 /tmp/seen.py {PORT}")
-
-    def begin_again(self) -> None:
-        self.sandbox.wait_for("started", 30)
-        self.begin()
-
-    @property
-    def with_token(self) -> str:
-        return f"{self.url}/page?a=1&DAYTONA_SANDBOX_AUTH_KEY={self.token}#part"
-
-    @property
-    def token(self) -> str:
-        return self.headers["X-Daytona-Preview-Token"]
-
-    def ask(self, path: str, **headers: str) -> httpx.Response:
-        return httpx.get(self.url + path, headers=self.headers | headers, trust_env=False)
-
-    def seen(self) -> list[dict[str, Any]]:
-        """The heads that its program saw, but for what browsers ask for by themselves."""
-        found: list[dict[str, Any]] = self.ask("/seen").json()
-        return [head for head in found if "/favicon.ico" not in head["line"]]
-
-
-def status(page: Page, url: str) -> int:
-    answer = page.goto(url)
-    assert answer is not None
-    return answer.status
 
 
 def test_a_token_in_the_address_becomes_a_cookie_that_nobody_inside_sees(
@@ -168,8 +125,9 @@ def test_a_signed_link_opens_its_page_until_it_expires(
     assert len(served.seen()) == before == 2
 
 
+@pytest.mark.parametrize("rest", ["stopped", "archived"])
 def test_a_page_that_is_opened_wakes_its_sandbox_and_one_left_open_does_not(
-    api: Api, embedded: Instance, browser: BrowserContext
+    api: Api, embedded: Instance, browser: BrowserContext, rest: str
 ) -> None:
     with api.sandbox() as sandbox:
         served = Served(sandbox)
@@ -178,17 +136,34 @@ def test_a_page_that_is_opened_wakes_its_sandbox_and_one_left_open_does_not(
         eventually(lambda: len(served.seen()) > 3, "it polls", seconds=15)
         holder_of_lock(embedded.data / "run" / "sandboxes" / sandbox.id / "lock").kill()
         sandbox.wait_for("stopped")
+        if rest == "archived":
+            assert sandbox.act("archive").status_code == 200
+            sandbox.wait_for("archived", 60)
         asked: list[int] = []
         page.on("response", lambda answer: asked.append(answer.status))
         page.wait_for_timeout(2000)
         assert len(asked) > 3
         assert set(asked) <= {502, 503}
-        assert sandbox.record()["state"] == "stopped"
+        assert sandbox.record()["state"] == rest
         page.close()
         opened = browser.new_page()
         with ThreadPoolExecutor() as meanwhile:
             # As its entrypoint would, a moment after the start.
             serving = meanwhile.submit(served.begin_again)
-            assert status(opened, f"{served.url}/page") == 200
+            # Where a restore takes long, what comes first says so and looks again by itself.
+            assert status(opened, f"{served.url}/page") in {200, 503}
+            opened.wait_for_selector("h1:text-is('inside')", timeout=60_000)
             serving.result()
-        assert opened.inner_text("h1") == "inside"
+        assert sandbox.record()["state"] == "started"
+
+
+def test_a_page_of_what_was_stopped_by_its_owner_says_so_and_wakes_nothing(
+    sandbox: Sandbox, browser: BrowserContext
+) -> None:
+    served = Served(sandbox)
+    page = browser.new_page()
+    assert status(page, served.with_token) == 200
+    sandbox.stop()
+    assert status(page, f"{served.url}/page") == 503
+    assert page.inner_text("h1") == "This sandbox is not started"
+    assert sandbox.record()["state"] == "stopped"

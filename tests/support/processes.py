@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 _LISTENING = "0A"
+_FORGET_PEAK = "5"  # proc(5), clear_refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,18 @@ class Process:
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
             finally:
                 os.close(handle)
+
+    def begin_peak(self) -> int:
+        """Count its peak of memory from now on; return the bytes that are resident."""
+        (PROC / str(self.pid) / "clear_refs").write_text(_FORGET_PEAK)
+        return self.peak_bytes()
+
+    def peak_bytes(self) -> int:
+        """The most bytes of it that were resident at once."""
+        for line in (PROC / str(self.pid) / "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+        raise ProcessLookupError(self.pid)
 
 
 def process(pid: int) -> Process:
@@ -72,16 +85,26 @@ def listener_on(port: int) -> Process:
     Raises:
         LookupError: nobody does.
     """
+    return listeners_on(port)[0]
+
+
+def listeners_on(port: int) -> list[Process]:
+    """Find all who hold the listener of a TCP port of the host's loopback.
+
+    Raises:
+        LookupError: nobody does.
+    """
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in (PROC / "net" / table).read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == _LISTENING and int(words[1].rpartition(":")[2], 16) == port:
                 inodes.add(f"socket:[{words[9]}]")
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and inodes & _links(entry / "fd"):
-            return process(int(entry.name))
-    raise LookupError(f"nobody listens on port {port}")
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    found = [process(pid) for pid in pids if inodes & _links(PROC / str(pid) / "fd")]
+    if not found:
+        raise LookupError(f"nobody listens on port {port}")
+    return found
 
 
 def _links(directory: Path) -> set[str]:
