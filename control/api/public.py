@@ -47,7 +47,7 @@ async def config(request: Request) -> Response:
     return answer(
         {
             "version": version("yurt-server"),
-            "oidc": {"issuer": "", "clientId": "", "audience": ""},
+            "oidc": {"issuer": "", "clientId": "", "audience": "", "provider": ""},
             "linkedAccountsEnabled": False,
             "announcements": {},
             "proxyTemplateUrl": settings.preview_url(

@@ -498,9 +498,13 @@ def test_an_entrypoint_that_cannot_be_started_says_so() -> None:
         assert logs["stderr"] == "/no/such/program: No such file or directory\n"
 
 
-def test_without_an_entrypoint_there_is_no_such_session(agent: AgentRig) -> None:
-    assert agent.request("GET", "/process/session/entrypoint").status == 404
-    assert agent.request("GET", "/process/session/entrypoint/logs").status == 404
+def test_without_an_entrypoint_its_session_has_no_command(agent: AgentRig) -> None:
+    path = "/process/session/entrypoint"
+    assert agent.request("GET", path).json() == {"sessionId": "entrypoint", "commands": []}
+    logs = agent.request("GET", f"{path}/logs", headers=NEWEST).json()
+    assert logs == {"output": "", "stdout": "", "stderr": ""}
+    assert agent.request("GET", f"{path}/logs?follow=true", headers=OLD).body == b""
+    assert agent.request("POST", f"{path}/exec", {"command": "true"}).status == 404
 
 
 def test_a_stop_asks_everything_to_end_and_kills_what_does_not(tmp_path: Path) -> None:

@@ -68,11 +68,11 @@ async def test_calling_back_what_opens_nothing_is_nothing(rig: Rig) -> None:
     assert "x" not in kept.secrets.revoked
 
 
-async def test_the_configuration_has_what_old_sdks_require(rig: Rig) -> None:
+async def test_the_configuration_has_what_sdks_require(rig: Rig) -> None:
     config = (await rig.http.get("/config", headers={"authorization": ""})).json()
     texts = ("version", "proxyTemplateUrl", "proxyToolboxUrl", "defaultSnapshot", "dashboardUrl")
     assert all(isinstance(config[field], str) for field in (*texts, "environment"))
-    assert set(config["oidc"]) == {"issuer", "clientId", "audience"}
+    assert set(config["oidc"]) == {"issuer", "clientId", "audience", "provider"}
     assert config["proxyTemplateUrl"] == "http://{{PORT}}-{{sandboxId}}.localhost:9878"
     assert config["proxyToolboxUrl"] == "http://localhost:9878/toolbox"
     assert config["maintananceMode"] is config["linkedAccountsEnabled"] is False

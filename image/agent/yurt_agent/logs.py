@@ -8,7 +8,7 @@ from yurt_agent.answers import INLINE, LIMIT, LongText, json_object, sent
 from yurt_agent.dialect import client_version
 from yurt_agent.http import Request, Response, StreamResponse
 from yurt_agent.marks import STDERR, STDOUT, Unmarker
-from yurt_agent.sessions import ENTRYPOINT, ENTRYPOINT_COMMAND, SESSIONS
+from yurt_agent.sessions import SESSIONS
 from yurt_agent.spool import LIMIT as LOG_LIMIT, Log
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ async def command_logs(request: Request) -> Response | None:
 
 async def entrypoint_logs(request: Request) -> Response | None:
     """Answer ``GET /process/session/entrypoint/logs``."""
-    return await _logs(request, SESSIONS.get(ENTRYPOINT).command(ENTRYPOINT_COMMAND).log)
+    return await _logs(request, SESSIONS.entrypoint_log())
 
 
 async def _logs(request: Request, log: Log) -> Response | None:

@@ -35,7 +35,7 @@ async def create_session(request: Request) -> Response:
 
 async def get_session(request: Request) -> Response:
     """Answer ``GET /process/session/{session}``."""
-    return Response.json(SESSIONS.get(request.params["session"]).describe())
+    return Response.json(SESSIONS.described(request.params["session"]))
 
 
 async def delete_session(request: Request) -> Response:

@@ -16,6 +16,7 @@ from yurt_agent import processes, spawn
 from yurt_agent.commands import NOT_RUN, Command, Directory
 from yurt_agent.errors import BadRequestError, ConflictError, NotFoundError, UnavailableError
 from yurt_agent.marks import STDERR
+from yurt_agent.spool import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -225,6 +226,26 @@ class Sessions:
         if name not in self._sessions:
             raise NotFoundError(f"session {name!r} not found")
         return self._sessions[name]
+
+    def described(self, name: str) -> dict[str, object]:
+        """Return a session as the wire shows it.
+
+        SDKs find the entrypoint's in every sandbox; without an entrypoint it has no command.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        if name == ENTRYPOINT and name not in self._sessions:
+            return {"sessionId": ENTRYPOINT, "commands": []}
+        return self.get(name).describe()
+
+    def entrypoint_log(self) -> Log:
+        """Return what the entrypoint has said; nothing, and no more, without one."""
+        if ENTRYPOINT in self._sessions:
+            return self._sessions[ENTRYPOINT].command(ENTRYPOINT_COMMAND).log
+        log = Log()
+        log.finish()
+        return log
 
     def create(self, name: str, identity: Identity, cwd: str) -> None:
         """Make a session.

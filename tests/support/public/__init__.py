@@ -23,6 +23,7 @@ MORE_FIELDS = {
     "Sandbox": {"kvm"},  # SDKs that are newer than the description demand it
     "SandboxListItem": {"kvm", "env", "volumes", "buildInfo"},  # a whole sandbox is one, too
     "Organization": {"apiKey"},
+    "OidcConfig": {"provider"},  # the newest SDK demands it before it asks for figures
     "SnapshotDto": {"enabled"},  # SDK 0.21 demands it
 }
 # Answered by a whole sandbox, which has the field that is described.
