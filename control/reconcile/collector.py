@@ -23,6 +23,7 @@ from control.reconcile.queue import KeyedQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from control.model import Sandbox
     from control.naming import SandboxId
@@ -74,6 +75,7 @@ class Collector:
         self._limits, self._steady = limits, steady
         self._clock = Clock(world.now, steady)
         self._jumps: object = None
+        self._dues: Mapping[SandboxId, datetime] = {}
         self._stops = Budget(_STOP_SHARE, _FEW_STOPS)
         self._ends = Budget(share, _FEW_ENDS)
         self.queue = KeyedQueue()
@@ -100,7 +102,8 @@ class Collector:
     async def feed(self) -> None:
         """Put what is due into the queue; after the clock was set, also all that is started.
 
-        What is in the queue has its time by a clock that nobody can set.
+        What is in the queue has its time by a clock that nobody can set. But that was found for
+        the record of then: where it is due by another time now, it is looked at again.
 
         Raises:
             UnavailableError: the records cannot be read.
@@ -110,10 +113,11 @@ class Collector:
         if is_news and times.jumps:
             extra = {"was": times.jumps[-1].left, "is": times.jumps[-1].landed}
             logger.warning("the clock was set; timers go on as if it was not", extra=extra)
-        for sandbox_id in await self._store.due(times.now, running=is_news):
-            if sandbox_id not in self.queue:
+        dues = await self._store.due(times.now, running=is_news)
+        for sandbox_id, due in dues.items():
+            if sandbox_id not in self.queue or self._dues.get(sandbox_id) != due:
                 self.queue.put(sandbox_id)
-        self._jumps = times.jumps
+        self._dues, self._jumps = dues, times.jumps
 
     async def look(self, sandbox_id: SandboxId) -> timedelta | None:
         """Do what the timers of a sandbox ask for; return when to look again.

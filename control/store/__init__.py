@@ -98,8 +98,11 @@ class SandboxStore(Protocol):
         """Return the outlines of all records, destroyed ones included."""
         ...
 
-    async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
-        """Return the sandboxes whose ``due_at`` is over, and with ``running`` all started ones."""
+    async def due(self, now: datetime, *, running: bool) -> dict[SandboxId, datetime]:
+        """Return the sandboxes whose ``due_at`` is over, and with ``running`` all started ones.
+
+        With what that is; the first comes first.
+        """
         ...
 
     async def images(self) -> set[str]:

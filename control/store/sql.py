@@ -33,6 +33,7 @@ from control.store.queries import matching, ordered, position, usage_of
 from control.store.rekey import rekey
 from control.store.repeats import SqlRepeats
 from control.store.rows import (
+    from_ms,
     outline_from,
     sandbox_from,
     sandbox_values,
@@ -177,14 +178,15 @@ class SqlSandboxes:
         )
         return [outline_from(row) for row in rows]
 
-    async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
+    async def due(self, now: datetime, *, running: bool) -> dict[SandboxId, datetime]:
         """See ``SandboxStore.due``."""
         c = sandboxes.c
         wanted = c.due_at <= to_ms(now)
         if running:
             wanted = wanted | (c.state == State.STARTED.value)
-        rows = await self._database.rows(select(c.id).where(wanted).order_by(c.due_at))
-        return [SandboxId(row.id) for row in rows]
+        known = select(c.id, c.due_at).where(wanted, c.due_at.is_not(None)).order_by(c.due_at)
+        rows = await self._database.rows(known)
+        return {SandboxId(row.id): from_ms(row.due_at) for row in rows}
 
     async def images(self) -> set[str]:
         """See ``SandboxStore.images``."""

@@ -55,12 +55,12 @@ class Kept:
         self.rows[sandbox_id] = mutate(self.rows[sandbox_id])
         return self.rows[sandbox_id]
 
-    async def due(self, now: datetime, *, running: bool) -> list[SandboxId]:
-        return [
-            row.id
+    async def due(self, now: datetime, *, running: bool) -> dict[SandboxId, datetime]:
+        return {
+            row.id: row.due_at
             for row in self.rows.values()
-            if (row.due_at and row.due_at <= now) or (running and row.state is State.STARTED)
-        ]
+            if row.due_at and (row.due_at <= now or (running and row.state is State.STARTED))
+        }
 
     async def count(self, wanted: Filter) -> int:
         return len(self.rows)
@@ -297,6 +297,28 @@ def test_a_clock_that_is_set_forward_deletes_nothing_early_and_then_a_few_at_a_t
     assert stops["early"] == 0
     assert 0 < stops["first"] <= 20
     assert stops["last"] == 100
+
+
+def test_a_timer_that_begins_to_run_does_not_wait_for_a_look_that_was_set_before() -> None:
+    simulation = Simulation(2)
+    ends: list[int] = []
+
+    async def work() -> None:
+        ids = [simulation.add(intervals=Intervals(stop=0, delete=1)) for _ in range(2)]
+        running = asyncio.ensure_future(simulation.collector.run())
+        await asyncio.sleep(1)  # looked at, to be looked at again after minutes
+        for sandbox_id in ids:
+            row = simulation.kept.rows[sandbox_id]
+            stopped = lifecycle.stopped(row, row.run.generation, "killed", simulation.now())
+            simulation.kept.rows[sandbox_id] = stopped
+        for seconds in (58, 10):
+            await asyncio.sleep(seconds)
+            ends.append(_deleted(simulation))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_virtually(work())
+    assert ends == [0, 2]
 
 
 def _deleted(simulation: Simulation) -> int:
