@@ -258,7 +258,7 @@ def test_pieces_of_one_context_take_turns(agent: AgentRig) -> None:
     printed(agent, "seen = []", contextId=name)
     code = "print('a')\nimport time\ntime.sleep(1)\nseen.append(1)"
     with asked(agent, code, contextId=name) as first:
-        assert json.loads(first.recv(timeout=20))["text"] == "a\n"
+        assert json.loads(first.recv(timeout=20))["text"].startswith("a")
         assert printed(agent, "print(seen)", contextId=name) == "[1]\n"
         assert read(first).code == 1000
 

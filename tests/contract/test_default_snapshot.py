@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,11 @@ import pytest
 from control.errors import UnavailableError
 from jobs.images import Image, ensure_default_snapshot, layer_path
 from jobs.site import Site
-from tests.support.cache import cache_root
+from tests.support import images
 from tests.support.inside import run_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 pytestmark = [
     pytest.mark.contract,
@@ -33,13 +34,18 @@ USER = "daytona"
 
 
 @pytest.fixture(scope="module")
-def data() -> Path:
-    return cache_root() / "images"
+def data() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="yurt-test-", dir="/var/tmp") as directory:
+        lent = Path(directory) / "data"
+        images.borrow(lent)
+        yield lent
 
 
 @pytest.fixture(scope="module")
 def image(data: Path) -> Image:
-    return ensure_default_snapshot(data, SITE, print)
+    made = ensure_default_snapshot(data, SITE, print)
+    images.keep(data)
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,10 @@ def an_sshd(directory: Path) -> Iterator[tuple[int, Path]]:
     )
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     command = ["/usr/sbin/sshd", "-D", "-e", "-f", str(configuration)]
-    with (directory / "sshd.log").open("w") as log, subprocess.Popen(command, stderr=log) as sshd:
+    said = directory / "sshd.log"
+    with said.open("w") as log, subprocess.Popen(command, stderr=log) as sshd:
         try:
+            eventually(lambda: "Server listening" in said.read_text(), "the ssh server")
             yield port, directory / "user"
         finally:
             sshd.kill()

@@ -1,6 +1,7 @@
-"""Lends made images to new instances: making the default snapshot takes more than a minute.
+"""Lends what takes long to make to new instances: the default snapshot and the agent's bundle.
 
-An image's id is a digest of its recipe, so one that is out of date is never taken for another.
+Both are named by a digest of their recipe, so one that is out of date is never taken for another,
+and never changed once they are there, so that all instances can have the same files.
 """
 
 from __future__ import annotations
@@ -18,23 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_BUNDLES = "lib/agent-*"
+
 
 def borrow(data: Path) -> None:
-    """Copy the kept images into a data directory that has none."""
+    """Lend what is kept to a data directory that has no images."""
     with _locked() as kept:
-        if not (data / "images").exists() and any(kept.glob("*.json")):
-            data_directory(data)
-            _copy(kept, data / "images")
+        if (data / "images").exists() or not any(kept.glob("images/*.json")):
+            return
+        data_directory(data)
+        _link(kept / "images", data / "images")
+        (data / "lib").mkdir(exist_ok=True)
+        for bundle in kept.glob(_BUNDLES):
+            _link(bundle, data / bundle.relative_to(kept))
 
 
 def keep(data: Path) -> None:
-    """Keep the images of a data directory, in place of older ones."""
+    """Keep the images and the bundle of a data directory, in place of older ones."""
     with _locked() as kept:
-        mine = {path.name for path in (data / "images").glob("*.json")}
-        if mine == {path.name for path in kept.glob("*.json")}:
+        mine = _names(data)
+        if mine == _names(kept):
             return
         shutil.rmtree(kept)
-        _copy(data / "images", kept)
+        (kept / "lib").mkdir(parents=True)
+        for name in mine:
+            if not name.endswith(".json"):
+                _link(data / name, kept / name)
+        _link(data / "images", kept / "images")
+
+
+def _names(directory: Path) -> set[str]:
+    found = [*directory.glob("images/*.json"), *directory.glob(_BUNDLES)]
+    return {str(path.relative_to(directory)) for path in found}
 
 
 @contextlib.contextmanager
@@ -58,9 +74,9 @@ def keep_registry(store: Path, kept: Path, image_id: str) -> None:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[Path]:
-    directory = cache_root() / "images"
+    directory = cache_root() / "made"
     directory.mkdir(exist_ok=True)
-    with (cache_root() / "images.lock").open("w") as lock:
+    with (cache_root() / "made.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield directory
 
@@ -68,3 +84,11 @@ def _locked() -> Iterator[Path]:
 def _copy(source: Path, target: Path) -> None:
     # Owners, attributes and links as they are; sparse files stay sparse.
     subprocess.run(["cp", "-a", "--reflink=auto", source, target], check=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a tree of links to the same files, or of copies where links cannot be."""
+    linked = subprocess.run(["cp", "-al", source, target], capture_output=True, check=False)
+    if linked.returncode:
+        shutil.rmtree(target, ignore_errors=True)
+        _copy(source, target)

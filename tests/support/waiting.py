@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    check: Callable[[], T], what: str, *, seconds: float = 10.0, pause_seconds: float = 0.05
+    check: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.05
 ) -> T:
     """Return what ``check`` returns once it is true.
 

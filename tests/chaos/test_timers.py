@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.api import Api
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.chaos
 
 # A byte every two seconds, for as long as somebody listens.
 STREAM = """
