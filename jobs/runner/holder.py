@@ -439,7 +439,10 @@ class Holder:
             "incarnation": self._runner.incarnation,
             "phase": self.phase,
         }
-        connection.sendall(plain.dumps(fields).encode() + b"\n")
+        try:
+            connection.sendall(plain.dumps(fields).encode() + b"\n")
+        except OSError:
+            return  # whoever called is dead by now, which is read next; the sandbox goes on
 
     def _on_scheduler_word(self, connection: _socket.socket) -> None:
         try:

@@ -15,6 +15,7 @@ import pytest
 
 from jobs.installed import interpreter, link_runner
 from jobs.runner import admission, locks
+from jobs.runner.channel import connect_unix
 from jobs.runner.contact import Contact
 from jobs.runner.holder import Holder
 from jobs.runner.record import FENCED_CODE
@@ -76,6 +77,20 @@ def test_a_runner_started_through_the_link_keeps_its_own_directory(rig: Rig) -> 
     gate = f"{real}\0gate"
     eventually(lambda: [line for line in command_lines(process.pid) if gate in line])
     rig.main = real
+    assert rig.stop(A, process)["reason"] == ""
+
+
+def test_a_scheduler_that_dies_as_it_calls_costs_nothing(rig: Rig) -> None:
+    process = rig.start(A)
+    rig.until(A, "ready")
+    (holder,) = children(process.pid)
+    doorbell = str(rig.directory(A) / "sock")
+    os.kill(holder, signal.SIGSTOP)
+    connect_unix(doorbell).close()  # it is gone before anybody opens
+    os.kill(holder, signal.SIGCONT)
+    with socket.socket(fileno=connect_unix(doorbell).detach()) as link:
+        link.settimeout(30)
+        assert json.loads(link.recv(4096))["phase"] == "ready"
     assert rig.stop(A, process)["reason"] == ""
 
 
