@@ -13,19 +13,20 @@ import os
 import sys
 
 from tests.bench.figures import text
+from tests.bench.revoking import revoke
 from tests.bench.rows import ON_REQUEST, ROWS, Bench
 from tests.support.instance import Instance
 
 
 def main() -> int:
-    known = {row.__name__: row for row in (*ROWS, *ON_REQUEST)}
+    known = {row.__name__: row for row in (*ROWS, revoke, *ON_REQUEST)}
     parser = argparse.ArgumentParser(description="Print the figures of Yurt on this machine.")
     parser.add_argument("--times", type=int, default=20, help="how often the slow things are timed")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(known)}")
     chosen = parser.parse_args()
     if unknown := set(chosen.rows) - set(known):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    rows = [known[name] for name in chosen.rows] or ROWS
+    rows = [known[name] for name in chosen.rows] or (*ROWS, revoke)
     # Its sandboxes are together on a disk that may be small, and write next to nothing.
     with Instance.temporary(YURT_DISK_OVERCOMMIT="100") as instance:
         seconds = instance.up()
