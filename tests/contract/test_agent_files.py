@@ -553,6 +553,29 @@ def test_many_files_come_in_order_with_errors_among_them(agent: AgentRig, home: 
     assert parts[1][2]["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("source", "version", "decodes_twice"),
+    [
+        ("python-sdk", "0.149.0", False),
+        ("python-sdk", "0.155.0", True),
+        ("sdk-python-async", "0.190.0", True),
+        ("sdk-typescript", "0.190.0", False),
+        ("sdk-python", "0.226.1", False),
+    ],
+)
+def test_an_sdk_reads_the_name_that_it_asked_for(
+    agent: AgentRig, home: Path, source: str, version: str, decodes_twice: bool
+) -> None:
+    (home / "ü €.txt").touch()
+    headers = {"X-Daytona-Source": source, "X-Daytona-SDK-Version": version}
+    wanted = {"paths": ["ü €.txt"]}
+    answer = agent.request("POST", "/files/bulk-download", wanted, headers=headers)
+    found = re.search(rb'filename="([^"]*)"', answer.body)
+    assert found
+    read = found[1].decode()
+    assert (read.encode("latin-1").decode() if decodes_twice else read) == "ü €.txt"
+
+
 def test_no_files_are_an_empty_form(agent: AgentRig) -> None:
     answer = agent.request("POST", "/files/bulk-download", {"paths": []})
     assert parts_of(answer) == []

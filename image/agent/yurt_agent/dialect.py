@@ -33,3 +33,14 @@ def is_older(request: Request, major: int, minor: int) -> bool:
     """Tell whether the client names a version below ``major.minor``."""
     version = client_version(request)
     return version is not None and version < (major, minor, 0)
+
+
+def decodes_names_twice(request: Request) -> bool:
+    """Tell whether the client loses letters beyond ASCII in the file names of a multipart answer.
+
+    Python SDKs of these versions decode the header, have the parser encode it as Latin-1, and
+    decode that as UTF-8. Newer ones read ``filename*``, and so did the parser of their time.
+    """
+    version = client_version(request)
+    speaks_python = "python" in request.headers.get("x-daytona-source", "")
+    return speaks_python and version is not None and (0, 150, 0) <= version < (0, 197, 0)

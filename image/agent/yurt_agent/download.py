@@ -7,6 +7,7 @@ import json
 import os
 from typing import NamedTuple
 
+from yurt_agent.dialect import decodes_names_twice
 from yurt_agent.errors import (
     BodyTooLargeError,
     RangeError,
@@ -126,7 +127,8 @@ async def _parts(
             yield _error_part(request, text, error, boundary)
         else:
             with source.file:
-                yield _part_head(boundary, "file", text, ("application/octet-stream", source.size))
+                content = "application/octet-stream", source.size
+                yield _part_head(boundary, "file", _label(request, text), content)
                 yield source.part(0, source.size)
                 yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()
@@ -134,21 +136,28 @@ async def _parts(
 
 def _error_part(request: Request, text: str, error: ToolboxError, boundary: str) -> bytes:
     body = envelope(error, method=request.method, path=request.path)
-    return _part_head(boundary, "error", text, ("application/json", len(body))) + body + b"\r\n"
+    head = _part_head(boundary, "error", _label(request, text), ("application/json", len(body)))
+    return head + body + b"\r\n"
 
 
-def _part_head(boundary: str, name: str, text: str, content: tuple[str, int]) -> bytes:
-    # The path byte for byte, as clients match parts by it; what would end the header is escaped.
+def _label(request: Request, text: str) -> bytes:
+    """Render the path byte for byte, as clients match parts by it; what would end it is escaped."""
     try:
         raw = encode(text)
     except ToolboxError:
         raw = json.dumps(text).encode()
     plain = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     plain = plain.replace(b"\r", b"%0D").replace(b"\n", b"%0A")
+    if decodes_names_twice(request):
+        plain = plain.decode("latin-1").encode()
+    return b'filename="' + plain + f"\"; filename*=utf-8''{_percent(raw)}".encode()
+
+
+def _part_head(boundary: str, name: str, label: bytes, content: tuple[str, int]) -> bytes:
     return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="'.encode()
-        + plain
-        + f"\"; filename*=utf-8''{_percent(raw)}\r\n".encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; '.encode()
+        + label
+        + b"\r\n"
         + "Content-Type: {}\r\nContent-Length: {}\r\n\r\n".format(*content).encode()
     )
 
