@@ -190,6 +190,7 @@ def _fields(line: Line) -> dict[str, Any]:
             "desiredState": record.desired_state,
             "generation": record.run.generation,
             "node": record.node,
+            "errorReason": record.error_reason,
         },
         "job": job
         and {

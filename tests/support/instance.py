@@ -71,18 +71,11 @@ class Instance:
         self, *arguments: str, seconds: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run ``./yurt`` with this instance's settings."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("YURT_", "DAYTONA_"))}
-        environment = {
-            **inherited,
-            **self.settings,
-            "YURT_DATA": str(self.data),
-            "YURT_PORT": str(self.port),
-        }
         # Not a pipe: what `up -d` leaves running would hold it open.
         with tempfile.TemporaryFile("w+") as output:
             ran = subprocess.run(
                 [REPOSITORY / "yurt", *arguments],
-                env=environment,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -95,6 +88,12 @@ class Instance:
         if check and ran.returncode:
             raise AssertionError(f"yurt {' '.join(arguments)}: {ran.returncode}\n{ran.stdout}")
         return ran
+
+    def environment(self) -> dict[str, str]:
+        """Variables for a program that works on this instance."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("YURT_", "DAYTONA_"))}
+        here = {"YURT_DATA": str(self.data), "YURT_PORT": str(self.port)}
+        return {**inherited, **self.settings, **here}
 
     def up(self) -> float:
         """Start in the background; return the seconds until it was ready."""
