@@ -320,12 +320,9 @@ class Control:
     async def _follow_records(self) -> None:
         """Hear what other controls change: somebody here may wait for it, or reconcile it."""
         async for sandbox_id in self._adapters.store.changes():
-            try:
-                is_news = await self.records.is_news(sandbox_id)
-            except UnavailableError:
-                is_news = True
-            if is_news:
-                self.wake(sandbox_id)
+            with suppress(UnavailableError):
+                await self.records.follow(sandbox_id)
+            self.wake(sandbox_id)
 
     async def _follow_keys(self) -> None:
         while True:

@@ -32,7 +32,6 @@ class Records:
     def __init__(self, store: SandboxStore) -> None:
         self._store = store
         self._closing = False
-        self._written: dict[SandboxId, int] = {}
         self._bells: dict[SandboxId, set[_Bell]] = {}
         self._seen: dict[SandboxId, tuple[State, DesiredState]] = {}
         self.listener: Callable[[tuple[State, DesiredState] | None, Sandbox], None] | None = None
@@ -58,7 +57,6 @@ class Records:
     async def insert(self, sandbox: Sandbox, *, most: int) -> None:
         """See ``SandboxStore.insert``."""
         await self._store.insert(sandbox, most=most)
-        self._written[sandbox.id] = _mark(sandbox)
         self._tell(sandbox, None)
 
     async def change(self, sandbox_id: SandboxId, mutate: Callable[[Sandbox], Sandbox]) -> Sandbox:
@@ -71,7 +69,6 @@ class Records:
             return mutate(record)
 
         changed = await self._store.change(sandbox_id, noted)
-        self._written[sandbox_id] = _mark(changed)
         self._tell(changed, old)
         self._ring(sandbox_id, changed)
         return changed
@@ -79,7 +76,6 @@ class Records:
     async def remove(self, sandbox_id: SandboxId) -> None:
         """See ``SandboxStore.remove``."""
         await self._store.remove(sandbox_id)
-        self._written.pop(sandbox_id, None)
         self._seen.pop(sandbox_id, None)
         self._ring(sandbox_id)
 
@@ -117,22 +113,16 @@ class Records:
             raise not_found(sandbox_id)
         return sandbox
 
-    async def is_news(self, sandbox_id: SandboxId) -> bool:
-        """Tell whether a record is other than this process wrote it, and wake those who wait.
-
-        What a process changes is told to it, too: to look again at each would never end.
+    async def follow(self, sandbox_id: SandboxId) -> None:
+        """Tell of a record that another process changed, and wake those who wait for it.
 
         Raises:
             UnavailableError: the record cannot be read.
         """
         sandbox = await self._store.get(sandbox_id)
-        if sandbox is not None and self._written.get(sandbox_id) == _mark(sandbox):
-            return False
-        self._written.pop(sandbox_id, None)
         if sandbox is not None:
             self._tell(sandbox, None)
         self._ring(sandbox_id)
-        return True
 
     def _tell(self, sandbox: Sandbox, old: Sandbox | None) -> None:
         """Say what became of a record, against what was said of it, or what it was."""
@@ -170,10 +160,3 @@ class _Bell(asyncio.Event):
         news, self.news = self.news, None
         self.clear()
         return news
-
-
-def _mark(sandbox: Sandbox) -> int:
-    """Return a number that differs when anything that matters to others does."""
-    times = sandbox.updated_at, sandbox.changed_at, sandbox.last_activity_at
-    where = sandbox.state, sandbox.desired_state, sandbox.node, sandbox.error_reason
-    return hash((sandbox.run, sandbox.archive, sandbox.assignment_version, *where, *times))

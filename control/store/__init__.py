@@ -447,10 +447,10 @@ class Store(Protocol):
         ...
 
     def changes(self) -> AsyncIterator[SandboxId]:
-        """Yield the ids of sandboxes as any process changes them; made and removed is changed, too.
+        """Yield the ids of sandboxes as others change them; made and removed is changed, too.
 
         Never ends. From the first step on none is missed: after a lost connection every sandbox
-        there is comes again. A store of one process yields nothing: whoever wrote knows.
+        there is comes again. What this store was asked to write is left out: whoever asked knows.
         """
         ...
 

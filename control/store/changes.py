@@ -1,6 +1,7 @@
-"""Hear from PostgreSQL which sandboxes were changed, by whomever; a trigger tells (migrations).
+"""Hear from PostgreSQL which sandboxes others changed; a trigger tells (migrations).
 
-Ids only, each once however often it changed: who hears one reads the record.
+Ids only, each once however often it changed: who hears one reads the record. Who wrote knows, so
+what came over connections of our own is left out: to look again at that would never end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from control.errors import UnavailableError
 from control.naming import SandboxId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,10 @@ _ASK_SECONDS = 15.0  # a connection that was cut without a word looks like one w
 _LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
-async def changes(connect: Callable[[], Awaitable[Any]]) -> AsyncIterator[SandboxId]:
-    """See ``Store.changes``."""
+async def changes(
+    connect: Callable[[], Awaitable[Any]], own: Container[int]
+) -> AsyncIterator[SandboxId]:
+    """See ``Store.changes``; ``own`` has the servers' process ids of our connections."""
     was_lost = False
     while True:
         try:
@@ -36,7 +39,7 @@ async def changes(connect: Callable[[], Awaitable[Any]]) -> AsyncIterator[Sandbo
             await asyncio.sleep(_AGAIN_SECONDS)
         else:
             try:
-                async for sandbox_id in _heard(connection, everything=was_lost):
+                async for sandbox_id in _heard(connection, own, everything=was_lost):
                     yield sandbox_id
             except _LOST as error:
                 logger.warning("lost the connection that tells changes", exc_info=error)
@@ -45,13 +48,16 @@ async def changes(connect: Callable[[], Awaitable[Any]]) -> AsyncIterator[Sandbo
         was_lost = True
 
 
-async def _heard(connection: Any, *, everything: bool) -> AsyncIterator[SandboxId]:
+async def _heard(
+    connection: Any, own: Container[int], *, everything: bool
+) -> AsyncIterator[SandboxId]:
     news: dict[SandboxId, None] = {}
     rang = asyncio.Event()
 
-    def hear(_connection: object, _pid: int, _channel: str, sandbox_id: str) -> None:
-        news[SandboxId(sandbox_id)] = None
-        rang.set()
+    def hear(_connection: object, pid: int, _channel: str, sandbox_id: str) -> None:
+        if pid not in own:
+            news[SandboxId(sandbox_id)] = None
+            rang.set()
 
     connection.add_termination_listener(lambda _: rang.set())
     await connection.add_listener(CHANNEL, hear)

@@ -45,7 +45,8 @@ async def open_postgres(
         UnavailableError: no connection; the text says why.
     """
     await _migrate(url)
-    connect = partial(_connect, url, statement_seconds)
+    own: set[int] = set()
+    connect = partial(_connect, url, statement_seconds, own)
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
@@ -58,7 +59,7 @@ async def open_postgres(
     reader = engine.execution_options(isolation_level="AUTOCOMMIT")
     database = Database(engine, reader, writers=_WRITERS)
     try:
-        yield SqlStore(database, vault, partial(changes, connect))
+        yield SqlStore(database, vault, partial(changes, connect, own))
     finally:
         await database.finish()
         await engine.dispose()
@@ -67,7 +68,7 @@ async def open_postgres(
 async def _migrate(url: str) -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=partial(_connect, url, _MIGRATE_SECONDS),
+        async_creator=partial(_connect, url, _MIGRATE_SECONDS, set()),
         isolation_level="READ COMMITTED",
         poolclass=NullPool,
     )
@@ -76,15 +77,17 @@ async def _migrate(url: str) -> None:
             await connection.run_sync(upgrade)
 
 
-async def _connect(url: str, statement_seconds: float) -> Any:
+async def _connect(url: str, statement_seconds: float, own: set[int]) -> Any:
     """Connect with time-outs of the server's and of our own.
+
+    ``own`` has the id of the server's process that works for us, as long as it does.
 
     Raises:
         UnavailableError: it cannot be reached, or lets nobody in.
     """
     statement_ms = round(statement_seconds * 1000)
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=_CONNECT_SECONDS,
             command_timeout=statement_seconds * _OVER_STATEMENT,
@@ -95,6 +98,11 @@ async def _connect(url: str, statement_seconds: float) -> Any:
                 "jit": "off",  # costs more than it saves in statements as small as ours
             },
         )
+        # Asked, not taken from the handshake: that may have been with a pooler before the server.
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         why = str(error) or "it does not answer"
         raise UnavailableError(f"no connection to the database: {why}") from error
+    own.add(pid)
+    connection.add_termination_listener(lambda _: own.discard(pid))
+    return connection

@@ -676,9 +676,10 @@ async def test_what_was_stopped_before_there_were_archives_becomes_due(tmp_path:
     before.close()
     async with a_store(tmp_path) as store:
         due = store.sandboxes.due
-        assert await due(NOW + timedelta(minutes=4), running=False) == []
-        assert await due(NOW + timedelta(minutes=9), running=False) == [sooner.id]
-        assert await due(NOW + timedelta(minutes=10), running=False) == [sooner.id, stopped.id]
+        assert list(await due(NOW + timedelta(minutes=4), running=False)) == []
+        assert list(await due(NOW + timedelta(minutes=9), running=False)) == [sooner.id]
+        later = await due(NOW + timedelta(minutes=10), running=False)
+        assert list(later) == [sooner.id, stopped.id]
 
 
 async def test_writes_are_synchronous_and_wait_for_other_processes(tmp_path: Path) -> None:

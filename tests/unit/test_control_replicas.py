@@ -11,8 +11,6 @@ import pytest
 from typing_extensions import override
 
 from control.app import Adapters, Control
-from control.naming import SandboxId
-from jobs.memory import NODE
 from tests.support.control_rig import Rig, eventually
 from tests.support.records import a_snapshot, a_store
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from control.naming import SandboxId
     from control.store import Store
 
 pytestmark = pytest.mark.unit
@@ -28,7 +27,7 @@ TELLING = {"insert", "change", "remove"}
 
 
 class Told:
-    """Records or keys whose changes are told to everybody, the one who made them included."""
+    """Records or keys whose changes are told to all but the one who made them."""
 
     def __init__(self, target: Any, shared: Shared) -> None:
         self._target, self._shared = target, shared
@@ -39,7 +38,6 @@ class Told:
             return found
 
         async def call(*args: Any, **more: Any) -> Any:
-            self._shared.changed += 1
             result = await found(*args, **more)
             await self._shared.tell()
             return result
@@ -48,12 +46,12 @@ class Told:
 
 
 class Shared:
-    """A store like that of PostgreSQL, over one of SQLite."""
+    """A store like that of PostgreSQL, over one of SQLite; ``others`` are those over the same."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._queues: list[asyncio.Queue[SandboxId]] = []
-        self.changed = 0
+        self._queue: asyncio.Queue[SandboxId] = asyncio.Queue()
+        self.others: list[Shared] = []
         self.sandboxes, self.keys = Told(store.sandboxes, self), Told(store.keys, self)
         self.snapshots, self.nodes = store.snapshots, store.nodes
         self.volumes, self.trail = store.volumes, store.trail
@@ -62,19 +60,20 @@ class Shared:
 
     async def tell(self) -> None:
         for outline in await self._store.sandboxes.survey():
-            for queue in self._queues:
-                queue.put_nowait(outline.id)
+            for other in self.others:
+                other._queue.put_nowait(outline.id)
 
     async def changes(self) -> AsyncIterator[SandboxId]:
-        queue: asyncio.Queue[SandboxId] = asyncio.Queue()
-        self._queues.append(queue)
         while True:
-            yield await queue.get()
+            yield await self._queue.get()
 
 
 class Replica:
     def __init__(self, rig: Rig) -> None:
-        adapters = Adapters(rig.store, rig.scheduler, rig.registry, rig)
+        mine: Any = rig.store
+        shared: Any = Shared(mine._store)
+        shared.others, mine.others = [mine], [shared]
+        adapters = Adapters(shared, rig.scheduler, rig.registry, rig)
         self.control = Control(rig.settings, rig.secrets, adapters)
         self.rig = rig
 
@@ -127,17 +126,17 @@ class Replicas(Rig):
 
 
 @asynccontextmanager
-async def replicas(directory: Path) -> AsyncIterator[tuple[Replicas, Shared]]:
+async def replicas(directory: Path) -> AsyncIterator[Replicas]:
     async with a_store(directory) as store:
         await store.snapshots.put(a_snapshot())
         shared: Any = Shared(store)
         settings = {"database_url": "postgresql://h/yurt", "hold_seconds": 4}
         async with Replicas(directory, shared, **settings) as rig:
-            yield rig, shared
+            yield rig
 
 
 async def test_what_is_asked_of_one_is_done_by_the_other_and_answered(tmp_path: Path) -> None:
-    async with replicas(tmp_path) as (rig, _):
+    async with replicas(tmp_path) as rig:
         assert (rig.leads, rig.other.leads) == (True, False)
         made = (await rig.other.http.post("/sandbox", json={})).json()
         assert made["state"] == "started"
@@ -146,7 +145,7 @@ async def test_what_is_asked_of_one_is_done_by_the_other_and_answered(tmp_path: 
 
 
 async def test_the_other_takes_over_from_one_that_is_gone(tmp_path: Path) -> None:
-    async with replicas(tmp_path) as (rig, _):
+    async with replicas(tmp_path) as rig:
         made = await rig.create()
         await rig.end()
         rig.http = rig.other.http
@@ -157,7 +156,7 @@ async def test_the_other_takes_over_from_one_that_is_gone(tmp_path: Path) -> Non
 
 
 async def test_a_key_that_one_makes_or_calls_back_is_so_for_all(tmp_path: Path) -> None:
-    async with replicas(tmp_path) as (rig, _):
+    async with replicas(tmp_path) as rig:
         made = await rig.create()
         runner = rig.runners[made["id"]]
         body = {"name": "new", "permissions": ["write:sandboxes"]}
@@ -176,18 +175,3 @@ async def test_a_key_that_one_makes_or_calls_back_is_so_for_all(tmp_path: Path) 
         await entry(2, 200)
         await rig.other.http.delete("/api-keys/new")
         await entry(1, 401)
-
-
-async def test_what_one_changes_itself_does_not_wake_it_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with replicas(tmp_path) as (rig, shared):
-        made = await rig.create()
-        rig.scheduler.lost.add(NODE)
-        rig.runners[made["id"]].answers = False
-        rig.control.wake(SandboxId(made["id"]))
-        await rig.until(made["id"], "unknown")
-        await asyncio.sleep(0.1)
-        before = shared.changed
-        await asyncio.sleep(0.3)
-        assert shared.changed == before
