@@ -1,8 +1,8 @@
 """Processor architectures: the one table that names them.
 
-``audit`` is the ``AUDIT_ARCH_*`` value that seccomp filters see (linux/audit.h), ``libseccomp`` the
-names of the architecture and of those that it runs besides its own. ``calls`` are the numbers of
-the system calls that the gate's filter allows (asm/unistd.h).
+``audit`` is the ``AUDIT_ARCH_*`` value that seccomp filters see (linux/audit.h), ``libseccomp`` its
+name there: 32-bit calls are of another architecture, and end their process. ``calls`` are the
+numbers of the system calls that the gate's filter allows (asm/unistd.h).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 ARCHITECTURES: dict[str, dict[str, object]] = {
     "x86_64": {
         "audit": 0xC000003E,
-        "libseccomp": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+        "libseccomp": "SCMP_ARCH_X86_64",
         "calls": {
             "accept4": 288,
             "brk": 12,
@@ -51,7 +51,7 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     },
     "aarch64": {
         "audit": 0xC00000B7,
-        "libseccomp": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+        "libseccomp": "SCMP_ARCH_AARCH64",
         "calls": {
             "accept4": 242,
             "brk": 214,

@@ -124,7 +124,7 @@ def seccomp_profile(allow: list[str], refuse: list[str]) -> dict[str, object]:
     return {
         "defaultAction": _ERRNO,
         "defaultErrnoRet": _ENOSYS,
-        "architectures": arch.current()["libseccomp"],
+        "architectures": [arch.current()["libseccomp"]],
         "syscalls": [
             rule(allow, _ALLOW),
             rule(refuse, _ERRNO, errnoRet=_EPERM),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -85,6 +87,17 @@ def test_no_dangerous_call_is_let_through(
     report = probe(inside, "calls", calls, as_root=as_root)
     allowed = {name for name, said in report.items() if said == ALLOWED}
     assert allowed - (OWN_OF_ROOT if as_root else set()) == set()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no such other calls")
+def test_32_bit_calls_end_their_process(inside: Sandbox) -> None:
+    script = (
+        "import ctypes, mmap; page = mmap.mmap(-1, 4096, prot=7); "
+        "page.write(bytes.fromhex('b814000000cd80c3')); "  # getpid by interrupt 0x80
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
+    )
+    code, said = inside.execute(f'python3 -c "{script}"')
+    assert code == 128 + signal.SIGSYS, said
 
 
 def test_programs_may_trace_their_own_children(inside: Sandbox) -> None:
