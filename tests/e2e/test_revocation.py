@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tests.support.remote import Server
 
 pytestmark = pytest.mark.e2e
+PAGE = Path(__file__).parent / "inside" / "page.py"
 PORT = 8766
 
 
@@ -68,16 +70,25 @@ def test_a_revoked_key_is_refused_and_its_terminal_closes(server: Server, api: A
             api.call("DELETE", "/api-keys/revocation-test")
 
 
-def test_what_was_public_is_refused_once_it_is_private(api: Api) -> None:
+def test_what_was_public_is_refused_and_closed_once_it_is_private(api: Api) -> None:
     with api.sandbox(public=True) as sandbox:
-        sandbox.background(f"python3 -m http.server {PORT}")
+        sandbox.upload(PAGE.read_bytes(), "/tmp/page.py")
+        sandbox.background(f"python3 /tmp/page.py {PORT} hello")
         url, headers = sandbox.preview(PORT)
+        socket = f"{url.replace('http', 'ws', 1)}/socket"
 
         def status(**fields: str) -> int:
             return httpx.get(url, headers=fields, trust_env=False).status_code
 
         eventually(lambda: status() == 200, "the public page", seconds=15)
-        answer = api.call("POST", f"/sandbox/{sandbox.id}/public/false")
-        assert answer.status_code == 200, answer.text
-        eventually(lambda: status() == 401, "a refusal")
+        with (
+            connect(socket, proxy=None) as public,
+            connect(socket, additional_headers=headers, proxy=None) as private,
+        ):
+            assert public.recv(30) == private.recv(30) == "hello"
+            answer = api.call("POST", f"/sandbox/{sandbox.id}/public/false")
+            assert answer.status_code == 200, answer.text
+            eventually(lambda: status() == 401, "a refusal")
+            eventually(lambda: not is_open(public), "the end of what was open to all")
+            assert is_open(private)
         assert status(**headers) == 200

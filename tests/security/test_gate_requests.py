@@ -6,6 +6,7 @@ Nothing here goes through a client library: they tidy up what is to be tested.
 from __future__ import annotations
 
 import base64
+import functools
 import hmac
 import json
 import select
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import corpus
 from tests.support.gate_rig import (
     FILE_KEY,
     KEY,
@@ -36,7 +38,7 @@ pytestmark = pytest.mark.security
 
 PORT = 3000
 HOST = f"{PORT}-{SANDBOX}.localhost:9878"
-MARKER = b"GET /marker HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\n\r\n"
+MARKER = corpus.marker(HOST)
 
 
 @pytest.fixture(scope="module")
@@ -69,88 +71,9 @@ def agent(rig: GateRig, apps: tuple[App, App]) -> App:
     return apps[1]
 
 
-def _request(*lines: str, first: str = "POST / HTTP/1.1", host: str = HOST) -> bytes:
-    return "\r\n".join([first, f"Host: {host}", *lines, "", ""]).encode("latin-1")
-
-
-AMBIGUOUS = {
-    "length-and-chunks": _request("Content-Length: 6", "Transfer-Encoding: chunked")
-    + b"0\r\n\r\n"
-    + MARKER,
-    "chunks-and-length": _request("Transfer-Encoding: chunked", "Content-Length: 4")
-    + b"5\r\nGETT \r\n0\r\n\r\n"
-    + MARKER,
-    "two-lengths": _request("Content-Length: 0", "Content-Length: 9") + MARKER,
-    "two-equal-lengths": _request("Content-Length: 0", "Content-Length: 0") + MARKER,
-    "list-of-lengths": _request("Content-Length: 0, 0") + MARKER,
-    "signed-length": _request("Content-Length: +0") + MARKER,
-    "negative-length": _request("Content-Length: -1") + MARKER,
-    "hex-length": _request("Content-Length: 0x0") + MARKER,
-    "octal-looking-length": _request("Content-Length: 010") + MARKER,
-    "empty-length": _request("Content-Length:") + MARKER,
-    "spaced-length": _request("Content-Length: 1 0") + MARKER,
-    "huge-length": _request("Content-Length: 18446744073709551616") + MARKER,
-    "fraction-length": _request("Content-Length: 0.0") + MARKER,
-    "length-alias": _request("Content_Length: 50") + MARKER,
-    "length-dot-alias": _request("Content.Length: 50") + MARKER,
-    "chunks-alias": _request("Transfer_Encoding: chunked") + MARKER,
-    "xchunked": _request("Transfer-Encoding: xchunked") + MARKER,
-    "chunked-in-capitals": _request("Transfer-Encoding: Chunked") + b"0\r\n\r\n" + MARKER,
-    "gzip-chunked": _request("Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n" + MARKER,
-    "chunked-gzip": _request("Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n" + MARKER,
-    "chunked-chunked": _request("Transfer-Encoding: chunked, chunked") + MARKER,
-    "chunked-identity": _request("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
-    "two-chunked": _request("Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + MARKER,
-    "identity": _request("Transfer-Encoding: identity") + MARKER,
-    "chunked-tab": _request("Transfer-Encoding:\tchunked\x0b") + MARKER,
-    "chunked-quoted": _request('Transfer-Encoding: "chunked"') + MARKER,
-    "empty-coding": _request("Transfer-Encoding:") + MARKER,
-    "space-before-colon": _request("Transfer-Encoding : chunked") + b"0\r\n\r\n" + MARKER,
-    "tab-before-colon": _request("Content-Length\t: 0") + MARKER,
-    "space-before-name": _request(" Content-Length: 0") + MARKER,
-    "folded-field": _request("A: b", " c") + MARKER,
-    "folded-coding": _request("Transfer-Encoding:", " chunked") + MARKER,
-    "bare-line-feeds": _request().replace(b"\r\n", b"\n") + MARKER,
-    "bare-line-feed-in-head": _request("A: b\nContent-Length: 50") + MARKER,
-    "bare-carriage-return": _request("A: b\rContent-Length: 50") + MARKER,
-    "nul-in-value": _request("A: b\0c") + MARKER,
-    "control-in-value": _request("A: b\x01c") + MARKER,
-    "delete-in-value": _request("A: b\x7fc") + MARKER,
-    "nul-in-name": _request("A\0: b") + MARKER,
-    "high-byte-in-name": _request("\xc3: b") + MARKER,
-    "no-colon": _request("ABC") + MARKER,
-    "no-name": _request(": b") + MARKER,
-    "no-host": b"GET / HTTP/1.1\r\nA: b\r\n\r\n" + MARKER,
-    "two-hosts": _request(f"Host: {HOST}") + MARKER,
-    "two-other-hosts": _request(f"host: 3000-{OTHER}.localhost") + MARKER,
-    "absolute-target-elsewhere": _request(first="GET http://evil.example/ HTTP/1.1") + MARKER,
-    "absolute-target-with-user": _request(first=f"GET http://a@{HOST}/ HTTP/1.1") + MARKER,
-    "ftp-target": _request(first=f"GET ftp://{HOST}/ HTTP/1.1") + MARKER,
-    "no-slash": _request(first="GET marker HTTP/1.1") + MARKER,
-    "fragment": _request(first="GET /a#b HTTP/1.1") + MARKER,
-    "nul-in-path": _request(first="GET /a%00b HTTP/1.1") + MARKER,
-    "raw-nul-in-path": _request(first="GET /a\0b HTTP/1.1") + MARKER,
-    "space-in-target": _request(first="GET /a b HTTP/1.1") + MARKER,
-    "two-spaces": _request(first="GET  / HTTP/1.1") + MARKER,
-    "two-spaces-after": _request(first="GET /  HTTP/1.1") + MARKER,
-    "tab-for-space": _request(first="GET\t/ HTTP/1.1") + MARKER,
-    "trailing-space": _request(first="GET / HTTP/1.1 ") + MARKER,
-    "no-version": _request(first="GET /") + MARKER,
-    "http-0.9": _request(first="GET / HTTP/0.9") + MARKER,
-    "http-2.0": _request(first="GET / HTTP/2.0") + MARKER,
-    "http-1.2": _request(first="GET / HTTP/1.2") + MARKER,
-    "http-1.10": _request(first="GET / HTTP/1.10") + MARKER,
-    "lower-case-version": _request(first="GET / http/1.1") + MARKER,
-    "http-2-preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARKER,
-    "rtsp": _request(first="DESCRIBE / RTSP/1.0") + MARKER,
-    "connect": _request(first=f"CONNECT {HOST} HTTP/1.1") + MARKER,
-    "unknown-method": _request(first="G{T / HTTP/1.1") + MARKER,
-    "lower-case-method": _request(first="get / HTTP/1.1") + MARKER,
-    "star-for-get": _request(first="GET * HTTP/1.1") + MARKER,
-    "empty-line-first": b"\r\n\r\n" + MARKER,
-    "tls-hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 50 + b"\r\n\r\n" + MARKER,
-    "chunks-in-1.0": _request("Transfer-Encoding: chunked", first="POST / HTTP/1.0") + MARKER,
-}
+_request = functools.partial(corpus.request, host=HOST)
+AMBIGUOUS = corpus.ambiguous(HOST, f"3000-{OTHER}.localhost")
+PATHS = [*corpus.PATHS, f"/toolbox/{OTHER}/x", "/_yurt/message"]
 
 
 @pytest.mark.parametrize("raw", AMBIGUOUS.values(), ids=AMBIGUOUS)
@@ -166,18 +89,7 @@ def test_an_ambiguous_request_is_refused_and_nothing_of_it_passes(
     assert envelope["source"] == "DAYTONA_PROXY"
 
 
-BAD_CHUNKS = {
-    "signed": b"+0\r\n\r\n",
-    "prefixed": b"0x0\r\n\r\n",
-    "bare-line-feed": b"0\n\n",
-    "longer-than-said": b"1\r\nab\r\n0\r\n\r\n",
-    "line-feed-in-extension": b"0;a\nb\r\n\r\n",
-    "overflow": b"10000000000000000\r\n",
-    "folded-trailer": b"0\r\nA: b\r\n c\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+@pytest.mark.parametrize("body", corpus.BAD_CHUNKS.values(), ids=corpus.BAD_CHUNKS)
 def test_chunks_that_can_be_read_in_two_ways_are_refused(
     rig: GateRig, app: App, body: bytes
 ) -> None:
@@ -198,40 +110,6 @@ def test_a_head_may_have_32_kib_and_no_more(rig: GateRig, app: App) -> None:
 
 def test_a_head_that_never_ends_is_refused(rig: GateRig, app: App) -> None:
     assert status(rig.raw(b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000)) == 431
-
-
-PATHS = [
-    "//y/../z",
-    "/a/../b",
-    "/a/./b",
-    "/%2e%2e/b",
-    "/%2E%2e%2fb",
-    "/a%2fb",
-    "/a%5cb",
-    "/a\\b",
-    "/..;/b",
-    "/a;b=c/d",
-    "/%252e%252e/b",
-    "/a%20b+c",
-    "/a.",
-    "/a...",
-    "/%",
-    "/%zz",
-    "/a%c3%a9",
-    "/a:b@c",
-    "/http://evil.example/",
-    "/a'(b)*!$,",
-    '/"<>^`{|}~',
-    "/a//",
-    "/?",
-    "/??",
-    "/?a=%00&b",
-    "/?a&&b=&=c",
-    "/?http://x/../",
-    "/" + "a" * 8000,
-    f"/toolbox/{OTHER}/x",
-    "/_yurt/message",
-]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -274,18 +152,7 @@ def test_an_absolute_target_on_the_same_host_passes_as_a_path(rig: GateRig, app:
     assert app.requests[0].startswith(b"GET /a?b HTTP/1.1\r\n")
 
 
-ALIASES = [
-    "X-Yurt-Secret",
-    "x-yurt-secret",
-    "X_Yurt_Secret",
-    "X.Yurt.Secret",
-    "x-YURT_secret",
-    "X-Yurt-Sandbox",
-    "X-Yurt.Anything",
-]
-
-
-@pytest.mark.parametrize("name", ALIASES)
+@pytest.mark.parametrize("name", corpus.ALIASES)
 def test_a_forged_platform_field_reaches_nobody(
     rig: GateRig, app: App, apps: tuple[App, App], name: str
 ) -> None:
