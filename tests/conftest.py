@@ -12,7 +12,7 @@ from tests.support.api import Api
 from tests.support.instance import Instance
 from tests.support.remote import Remote
 from tests.support.waiting import eventually
-from tests.tiers import TIERS
+from tests.tiers import IN_FOLDER, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     folder = collection_path.name
     if collection_path.parent != HERE or folder not in TIERS or not set(asked) <= set(TIERS):
         return None
-    return folder not in asked or None
+    return not set(IN_FOLDER.get(folder, (folder,))) & set(asked) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,13 +23,14 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# In the order in which they run. `vm` and `bench` want minutes or a quiet machine.
-TIERS = ("unit", "contract", "e2e", "security", "cluster", "chaos", "vm", "bench")
+# In the order in which they run. The last four want many minutes or a quiet machine.
+TIERS = ("unit", "contract", "e2e", "security", "cluster", "chaos", "generations", "vm", "bench")
 BY_DEFAULT = ("unit", "contract", "e2e", "security")
 CLUSTER_PROGRAMS = ("nomad", "consul")
 
-# One suite over the double and the real Nomad: the latter belongs to what needs Nomad.
-IN_FOLDER = {"contract": ("contract", "cluster")}
+# One suite over the double and the real Nomad: the latter belongs to what needs Nomad. All SDKs
+# rather than two take too long for every run.
+IN_FOLDER = {"contract": ("contract", "cluster"), "e2e": ("e2e", "generations")}
 
 HERE = Path(__file__).parent
 EMPTY = pytest.StashKey[list[str]]()

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.e2e.sdk.environments import DRIVERS, python_of
+from tests.e2e.sdk.environments import DRIVERS, alone, python_of
 from tests.support.instance import Instance
 
 if TYPE_CHECKING:
@@ -30,15 +30,10 @@ def drive(
     driver: str, environment: Mapping[str, str], size: int, *, capture: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run one driver in its environment, with nothing of ours in it but the server's address."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DAYTONA_", "YURT_", "PYTHON", "VIRTUAL_ENV"))
-    }
     return subprocess.run(
         [python_of(DRIVERS[driver]), "-m", f"tests.e2e.sdk.{driver}", "--bytes", str(size)],
         cwd=REPOSITORY,
-        env={**inherited, **environment},
+        env=alone(environment),
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.STDOUT if capture else None,
         text=True,
