@@ -405,6 +405,7 @@ def is_quiet(outline: Outline, seen: Seen, now: datetime, limits: Limits) -> boo
                 and allocation.generation == outline.generation
                 and route == route_to(allocation, limits.domain)
                 and outline.pushed_version >= outline.assignment_version
+                and not outline.has_archive
             )
         case State.STOPPED | State.ERROR | State.ARCHIVED:
             return allocation is None and route is None

@@ -42,6 +42,7 @@ class Outline:
     pushed_version: int
     assignment_version: int
     changed_at: datetime
+    has_archive: bool
 
 
 class SandboxStore(Protocol):

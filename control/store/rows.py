@@ -202,6 +202,7 @@ def outline_from(row: Row[Any]) -> Outline:
         row.pushed_version,
         row.assignment_version,
         from_ms(row.changed_at),
+        bool(row.has_archive),
     )
 
 

@@ -174,6 +174,7 @@ class SqlSandboxes:
                 c.pushed_version,
                 c.assignment_version,
                 c.changed_at,
+                c.archive.is_not(None).label("has_archive"),
             )
         )
         return [outline_from(row) for row in rows]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from control import lifecycle
-from control.model import LIVE_STATES, STARTING_STATES, DesiredState, Run, State
+from control.model import LIVE_STATES, STARTING_STATES, Archive, DesiredState, Run, State
 from control.reconcile import plan as p
 from control.reconcile.plan import Seen, Step, is_quiet, plan, route_to, should_ask
 from control.store import Outline
@@ -328,6 +328,7 @@ ALLOCATIONS = [
 ROUTES = [None, OURS, replace(OURS, generation=1, port=1)]
 RECORDS = [record(state, claimed=claimed) for state in DESIRED for claimed in (True, False)]
 RECORDS += [record(state, claimed=False, node="") for state in DESIRED]
+RECORDS += [record(State.STARTED, archive=Archive("name", "digest", 1, is_stale=True))]
 
 
 @pytest.mark.parametrize("now", [NOW, LATE], ids=["soon", "late"])
@@ -417,6 +418,9 @@ def noted(sandbox: Sandbox, action: p.Action) -> Sandbox:
             return lifecycle.found(sandbox, GENERATION, NOW)
         case p.Placed(node):
             return lifecycle.placed(sandbox, GENERATION, node)
+        case p.DropArchive():
+            assert sandbox.archive is not None
+            return lifecycle.unarchived(sandbox, sandbox.archive)
         case p.Delayed(reason):
             return lifecycle.delayed(sandbox, GENERATION, reason, NOW)
         case _:
@@ -433,6 +437,7 @@ def test_what_looks_quiet_from_afar_is_at_rest_from_near() -> None:
             sandbox.run.pushed_version,
             sandbox.assignment_version,
             sandbox.changed_at,
+            sandbox.archive is not None,
         )
         seen = Seen(allocation, route)
         if is_quiet(outline, seen, NOW, LIMITS):
