@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from control.model import Archive
+from control.naming import SandboxId
 from tests.support.control_rig import Runner, complaint, eventually
 
 if TYPE_CHECKING:
@@ -152,6 +155,23 @@ async def test_a_deletion_while_its_files_are_packed_leaves_nothing(
     assert rig.scheduler.at_work == []
     assert sandbox_id not in rig.scheduler.disks
     assert not half.parent.exists()
+
+
+async def test_an_archive_that_the_disk_has_outlived_is_found_by_the_next_control(
+    rig: Rig, store: Path
+) -> None:
+    sandbox_id = SandboxId((await rig.create())["id"])
+    await rig.settle()
+    kept = store / sandbox_id / "1"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"sealed")
+    old = Archive(f"{sandbox_id}/1", "0" * 64, 6, is_stale=True)
+    await rig.store.sandboxes.change(sandbox_id, lambda record: replace(record, archive=old))
+    await rig.control.reconciler.resync()
+    await rig.settle()
+    record = await rig.store.sandboxes.get(sandbox_id)
+    assert record is not None
+    assert (record.archive, kept.exists()) == (None, False)
 
 
 async def test_a_deletion_takes_the_archive_along(rig: Rig, store: Path) -> None:
