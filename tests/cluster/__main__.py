@@ -48,6 +48,7 @@ def _where(cluster: Cluster) -> str:
         f"{programs.version('consul')}   {cluster.consul_url}/ui",
         f"Traefik    {cluster.url}",
         f"registry   {cluster.registry_url}",
+        f"archives   {cluster.objects_url}",
         f"logs       {cluster.directory}/hosts/<name>/log",
     ]
     return "\n".join(["", *lines, "", *about])

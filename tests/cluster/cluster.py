@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 5.0
 _CONTROL, _FIRST_SERVER, _FIRST_NODE = 2, 11, 21
-_ON_CONTROL = ("consul", "postgres", "registry", "control", "traefik")
+_ON_CONTROL = ("consul", "postgres", "registry", "objects", "control", "traefik")
 _ON_OTHERS = ("consul", "nomad")
 
 
@@ -103,6 +103,10 @@ class Cluster:
         return f"http://{self.control.address}:{programs.REGISTRY_PORT}"
 
     @property
+    def objects_url(self) -> str:
+        return f"http://{self.control.address}:{programs.OBJECTS_PORT}"
+
+    @property
     def url(self) -> str:
         """Where clients on this machine reach Traefik."""
         return f"http://localhost:{self.network.port}"
@@ -125,6 +129,10 @@ class Cluster:
             "YURT_NODE_POOL": programs.NODE_POOL,
             "YURT_CONSUL_URL": self.consul_url,
             "YURT_REGISTRY": f"{self.registry_url}/yurt",
+            "YURT_ARCHIVE_URL": "s3://archives",
+            "YURT_ARCHIVE_ENDPOINT": self.objects_url,
+            "YURT_ARCHIVE_ACCESS_KEY": "any",
+            "YURT_ARCHIVE_SECRET_KEY": "any",
             # So that a hundred of the smallest fit at once on nodes that share one machine.
             "YURT_MEMORY_RESERVE": "0.125",
             "YURT_START_DEADLINE_SECONDS": "300",
@@ -162,6 +170,8 @@ class Cluster:
                 return programs.postgres(host)
             case "registry":
                 return programs.registry(host)
+            case "objects":
+                return programs.objects(host)
             case "control":
                 return programs.control(host, self.settings)
             case "traefik":
@@ -193,6 +203,15 @@ def ask(url: str) -> Any:
     except httpx.TransportError:
         return None
     return answer.json() if answer.is_success else None
+
+
+def put(url: str) -> bool:
+    """Ask a server to make what a URL names; tell whether it is there."""
+    try:
+        answer = httpx.put(url, timeout=_TIMEOUT_SECONDS, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return answer.is_success
 
 
 def is_anybody_there(url: str) -> bool:

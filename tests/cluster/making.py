@@ -21,7 +21,7 @@ from control.resolvers import name_servers
 from control.settings import Settings
 from control.vault import load_keys
 from tests.cluster import network as networks, programs
-from tests.cluster.cluster import Cluster, ask, is_anybody_there
+from tests.cluster.cluster import Cluster, ask, is_anybody_there, put
 from tests.cluster.errors import ClusterError
 from tests.cluster.host import tail, until
 from tests.cluster.removing import take_down
@@ -167,6 +167,12 @@ class _Steps:
             "the registry answers",
             control,
             "registry",
+        )
+        _until(
+            lambda: put(f"{cluster.objects_url}/archives"),
+            "the object store has a bucket",
+            control,
+            "objects",
         )
 
     def _start_nodes(self) -> None:

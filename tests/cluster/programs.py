@@ -1,4 +1,4 @@
-"""What runs on the hosts, and how each is configured: Nomad, Consul, PostgreSQL, the registry.
+"""What runs on the hosts, and how each is configured: Nomad, Consul, PostgreSQL, stores.
 
 Every path is as the host sees it.
 """
@@ -20,7 +20,7 @@ from control.settings import Settings
 from jobs.installed import interpreter
 from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.host import INSIDE, Host, Program
-from tests.support import images
+from tests.support import images, s3_server
 from traefik import process
 from traefik.consul import ConsulSettings
 from traefik.static import Cluster, Front
@@ -35,6 +35,7 @@ NODE_POOL = "default"
 DATABASE = "yurt"
 POSTGRES_PORT = 5432
 REGISTRY_PORT = 5000
+OBJECTS_PORT = 5001
 CONTROL_PORT = 9879
 _TRAEFIK_PORTS = (9880, 9881)  # for health checks and the inner entry point
 _POSTGRES = Path("/usr/lib/postgresql")
@@ -305,6 +306,11 @@ def registry(host: Host) -> Program:
     }
     path = _configure(host, "registry", configuration)  # JSON is YAML
     return Program("registry", ["docker-registry", "serve", str(path)], {})
+
+
+def objects(host: Host) -> Program:
+    """An object store for archives that speaks S3; what it has is gone when it ends."""
+    return Program("objects", s3_server.command(host.address, OBJECTS_PORT), {})
 
 
 def control(host: Host, settings: Mapping[str, str]) -> Program:

@@ -25,13 +25,18 @@ def _install(directory: Path) -> None:
     subprocess.run(["uv", "pip", "install", "-q", "-p", python, *_PACKAGES], check=True)
 
 
+def command(host: str, port: int) -> list[str]:
+    """Return what runs a server that forgets everything when it ends."""
+    python = cached("s3-server", " ".join(_PACKAGES), _install) / "bin" / "python"
+    return [str(python), "-m", "moto.server", "-H", host, "-p", str(port)]
+
+
 class S3Server:
-    """A server with one bucket, ``kept``; it forgets everything when it ends."""
+    """A server with one bucket, ``kept``."""
 
     bucket = "kept"
 
     def __init__(self, log: Path) -> None:
-        self._python = cached("s3-server", " ".join(_PACKAGES), _install) / "bin" / "python"
         self._log = log
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -46,9 +51,10 @@ class S3Server:
         self.stop()
 
     def start(self) -> None:
-        command = [str(self._python), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command("127.0.0.1", self.port), stdout=log, stderr=log
+            )
         eventually(self._answers, "an answer of the S3 server", seconds=60)
 
     def stop(self) -> None:
