@@ -28,7 +28,7 @@ def main() -> int:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     rows = [known[name] for name in chosen.rows] or (*ROWS, revoke)
     # Its sandboxes are together on a disk that may be small, and write next to nothing.
-    with Instance.temporary(YURT_DISK_OVERCOMMIT="100") as instance:
+    with Instance.temporary(YURT_DISK_OVERCOMMIT="100", YURT_MAX_SANDBOXES="200000") as instance:
         seconds = instance.up()
         print(f"{os.cpu_count()} processors; `up` with a first snapshot took {seconds:.0f} s")
         print(f"{'what':<44} {'p50':>8} / {'p95':>8}")

@@ -10,12 +10,14 @@ import http.client
 import json
 import os
 import socket
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from control.model import StoppedBy
 from control.naming import SandboxId, new_sandbox_id
 from tests.bench.figures import Row, milliseconds
 from tests.bench.peers import runc
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 PORT = 8123
 LISTED = 1000
+MANY = 100_000
 MARK = "bench"
 LOOPBACK = "127.0.0.1"
 _PAGE = Path(__file__).parent.parent / "e2e" / "inside" / "page.py"
@@ -49,17 +52,17 @@ class Bench:
     def sandbox(self) -> contextlib.AbstractContextManager[Sandbox]:
         return self.api.sandbox(labels={"made-by": MARK})
 
-    def connection(self, sandbox: Sandbox) -> Toolbox:
-        return Toolbox(self.instance, sandbox)
+    def connection(self, sandbox: Sandbox) -> Connection:
+        return Connection(self.instance, sandbox)
 
 
-class Toolbox:
-    """One kept-alive connection to a sandbox's toolbox, without a client library's own time."""
+class Connection:
+    """One that is kept alive, without a client library's own time."""
 
     def __init__(self, instance: Instance, sandbox: Sandbox) -> None:
         parts = urlsplit(instance.base_url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
-        self._path = f"/toolbox/{sandbox.id}/process/execute"
+        self._id = sandbox.id
         self._body = json.dumps({"command": "true"})
         self._headers = {
             "Authorization": f"Bearer {instance.key}",
@@ -67,10 +70,18 @@ class Toolbox:
         }
 
     def execute(self) -> None:
-        self._connection.request("POST", self._path, self._body, self._headers)
-        answer = self._connection.getresponse()
-        said = json.loads(answer.read())
+        """Run a command by the toolbox."""
+        said = self._ask("POST", f"/toolbox/{self._id}/process/execute", self._body)
         assert said["exitCode"] == 0, said
+
+    def record(self) -> None:
+        """Get the sandbox."""
+        assert self._ask("GET", f"/api/sandbox/{self._id}")["id"] == self._id
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
+        self._connection.request(method, path, body, self._headers)
+        said: dict[str, Any] = json.loads(self._connection.getresponse().read())
+        return said
 
     def close(self) -> None:
         self._connection.close()
@@ -113,8 +124,8 @@ def herd(bench: Bench) -> Iterator[Row]:
 def execute(bench: Bench) -> Iterator[Row]:
     """Exec in a running sandbox, by raw HTTP through Traefik."""
     times = bench.times * 10
-    with bench.sandbox() as sandbox, contextlib.closing(bench.connection(sandbox)) as toolbox:
-        samples = milliseconds(toolbox.execute, times, warm_up=10)
+    with bench.sandbox() as sandbox, contextlib.closing(bench.connection(sandbox)) as client:
+        samples = milliseconds(client.execute, times, warm_up=10)
     with runc(bench.instance.data) as bare, bare.running() as name:
         peer = milliseconds(lambda: bare.execute(name), bench.times, warm_up=1)
     yield Row("exec in a running sandbox", samples, "ms", "8 / 20", "runc exec", peer)
@@ -182,6 +193,25 @@ def stop_and_start(bench: Bench) -> Iterator[Row]:
     yield Row("start again", starts, "ms", "300")
 
 
+def wake(bench: Bench) -> Iterator[Row]:
+    """A request to a sandbox that its timer stopped, held until the sandbox answers it."""
+    samples = []
+    with bench.sandbox() as sandbox, contextlib.closing(bench.connection(sandbox)) as client:
+        for _ in range(bench.times):
+            sandbox.stop()
+            asyncio.run(_by_timer(bench.instance, sandbox.id))
+            samples += milliseconds(client.execute, 1)
+    yield Row("request to a stopped one → its answer", samples, "ms", "≤ 800")
+
+
+async def _by_timer(instance: Instance, sandbox_id: str) -> None:
+    """Have it look as if its timer had stopped it: real timers take a minute."""
+    async with opened(instance) as store:
+        await store.sandboxes.change(
+            SandboxId(sandbox_id), lambda record: replace(record, stopped_by=StoppedBy.COLLECTOR)
+        )
+
+
 def memory(bench: Bench) -> Iterator[Row]:
     """Proportional set size of everything that one idle sandbox keeps running."""
     with contextlib.ExitStack() as stack:
@@ -224,14 +254,14 @@ def transfer(bench: Bench) -> Iterator[Row]:
 
 def read(bench: Bench) -> Iterator[Row]:
     """One record, and a list of a thousand."""
-    with bench.sandbox() as sandbox:
-        samples = milliseconds(sandbox.record, bench.times * 20, warm_up=20)
+    with bench.sandbox() as sandbox, contextlib.closing(bench.connection(sandbox)) as client:
+        samples = milliseconds(client.record, bench.times * 20, warm_up=20)
         sandbox.stop()
-        copies = asyncio.run(_copy(bench.instance, sandbox.id, LISTED - 1))
+        copies = _copy(bench.instance, sandbox.id, LISTED - 1)
         try:
             lists = milliseconds(lambda: _list(bench), bench.times, warm_up=1)
         finally:
-            asyncio.run(_remove(bench.instance, copies))
+            _remove(bench.instance, copies)
     yield Row("GET /sandbox/{id}", samples, "ms", "3 / 10")
     yield Row(f"list of {LISTED}", lists, "ms", "100")
 
@@ -242,24 +272,42 @@ def _list(bench: Bench) -> None:
     assert len(answer.json()) == LISTED
 
 
-async def _copy(instance: Instance, sandbox_id: str, count: int) -> list[SandboxId]:
+def _copy(instance: Instance, sandbox_id: str, count: int) -> list[SandboxId]:
     """Write further records like that of a stopped sandbox; making them would take minutes."""
-    made = []
-    async with opened(instance) as store:
-        record = await store.sandboxes.get(sandbox_id)
-        assert record is not None
-        for _ in range(count):
-            name = new_sandbox_id()
-            await store.sandboxes.insert(replace(record, id=name, name=name), most=2 * count)
-            made.append(name)
+    made = [new_sandbox_id() for _ in range(count)]
+    with _records(instance) as records:
+        names = [row[1] for row in records.execute("PRAGMA table_info(sandboxes)")]
+        same = ", ".join(name for name in names if name not in {"id", "name"})
+        records.executemany(
+            f"INSERT INTO sandboxes (id, name, {same}) SELECT ?, ?, {same} FROM sandboxes"  # noqa: S608
+            " WHERE id = ?",
+            [(name, name, sandbox_id) for name in made],
+        )
     return made
 
 
-async def _remove(instance: Instance, made: list[SandboxId]) -> None:
-    async with opened(instance) as store:
-        for name in made:
-            await store.sandboxes.remove(name)
+def _remove(instance: Instance, made: list[SandboxId]) -> None:
+    with _records(instance) as records:
+        records.executemany("DELETE FROM sandboxes WHERE id = ?", [(name,) for name in made])
 
 
-ROWS = (create, execute, preview, stop_and_start, memory, transfer, read)
-ON_REQUEST = (herd,)
+@contextlib.contextmanager
+def _records(instance: Instance) -> Iterator[sqlite3.Connection]:
+    """The server's own file: what is done in it is one transaction."""
+    with contextlib.closing(sqlite3.connect(instance.data / "yurt.db")) as records, records:
+        yield records
+
+
+def many(bench: Bench) -> Iterator[Row]:
+    """Creates beside a hundred thousand records, against creates before there were any."""
+    (before,) = create(bench)
+    with bench.sandbox() as sandbox:
+        sandbox.stop()
+        _copy(bench.instance, sandbox.id, MANY)
+        (after,) = create(bench)
+    what = f"create beside {MANY} records"
+    yield replace(after, what=what, target="", peer_name="without", peer=before.samples)
+
+
+ROWS = (create, execute, preview, stop_and_start, wake, memory, transfer, read)
+ON_REQUEST = (herd, many)
