@@ -279,7 +279,7 @@ def _copy(instance: Instance, sandbox_id: str, count: int) -> list[SandboxId]:
         names = [row[1] for row in records.execute("PRAGMA table_info(sandboxes)")]
         same = ", ".join(name for name in names if name not in {"id", "name"})
         records.executemany(
-            f"INSERT INTO sandboxes (id, name, {same}) SELECT ?, ?, {same} FROM sandboxes"  # noqa: S608
+            f"INSERT INTO sandboxes (id, name, {same}) SELECT ?, ?, {same} FROM sandboxes"
             " WHERE id = ?",
             [(name, name, sandbox_id) for name in made],
         )
