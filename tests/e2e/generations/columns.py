@@ -72,7 +72,7 @@ def visit(column: Column, variables: Mapping[str, str]) -> dict[str, str]:
     else:
         directory = modules_with(column.package)
         package = column.package.rpartition("@")[0]
-        command = [NODE, Path(__file__).with_name("calls.mjs"), package]
+        command = [NODE, Path(__file__).parent / "typescript" / "calls.mjs", package]
     try:
         ran = subprocess.run(
             command,

@@ -21,7 +21,8 @@ snapshots, with fresh content, and compares what comes back. `./yurt test --tier
 all calls again and compares; `python -m tests.e2e.generations --write` writes this page.
 
 * `{WORKS}`: it works;
-* `{REFUSED}...`: the server refuses, with an error that says so in these words;
+* `{REFUSED}...`: the server refuses, with an error that says so in these words (`Cannot GET` and
+  the like: it has no such call, see `docs/api.md`);
 * `{WRONG}`: it does not work;
 * empty: this generation has no such call.
 
