@@ -16,8 +16,12 @@ pytestmark = [pytest.mark.generations, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.title)
-def test_every_call_of_a_generation(server: Server, column: Column) -> None:
+def test_every_call_of_a_generation(
+    server: Server, column: Column, request: pytest.FixtureRequest
+) -> None:
     outcomes = visit(column, server.variables)
     shown = {call: cell(outcome) for call, outcome in outcomes.items()}
     assert {call: outcomes[call] for call, seen in shown.items() if seen == WRONG} == {}
-    assert parse(PAGE.read_text())[column.title] == shown
+    # The page is about an embedded server. Another one may have no object store, and says so.
+    if not request.config.getoption("server"):
+        assert parse(PAGE.read_text())[column.title] == shown
