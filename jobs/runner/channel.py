@@ -22,6 +22,28 @@ def pair(*, packets: bool = False) -> tuple[_socket.socket, _socket.socket]:
     return ours, theirs
 
 
+def tell(channel: _socket.socket, packet: bytes, fd: int = -1) -> None:
+    """Send a packet, with a file descriptor unless it is -1, to whom may have ended just now.
+
+    That this is so is seen by whoever waits for its end, which must not be ours.
+    """
+    try:
+        if fd < 0:
+            channel.send(packet)
+        else:
+            send_fd(channel, packet, fd)
+    except ConnectionError:
+        return
+
+
+def hear(channel: _socket.socket) -> bytes:
+    """Return the next packet, empty if the other side has ended, whatever it had not read."""
+    try:
+        return channel.recv(PACKET_LIMIT)
+    except ConnectionError:
+        return b""
+
+
 def send_fd(channel: _socket.socket, message: bytes, fd: int) -> None:
     """Send ``message`` with one file descriptor attached."""
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(_FD_BYTES, "little"))

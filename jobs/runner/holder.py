@@ -354,7 +354,7 @@ class Holder:
 
     def _answer(self, request_id: bytes, status: int, headers: dict[str, str], body: str) -> None:
         said = {"status": status, "headers": headers, "body": body}
-        self._gate.send(b"R" + request_id + plain.dumps(said).encode())
+        channel.tell(self._gate, b"R" + request_id + plain.dumps(said).encode())
 
     def _agree(self, request_id: bytes, head: message.Head, **more: object) -> None:
         """Answer control with how things are now."""
@@ -371,9 +371,9 @@ class Holder:
         elif order["op"] == "stop":
             self._stop()
         elif order["op"] == "reopen":
-            self._gate.send(b"O")
+            channel.tell(self._gate, b"O")
         elif order["op"] == "touch":
-            self._gate.send(b"T")
+            channel.tell(self._gate, b"T")
         elif order["op"] == "warn" and self.phase == "ready":
             self._idle.warn(time.monotonic())
             self._is_warned = True
@@ -386,7 +386,7 @@ class Holder:
             return False
         self._asked[head.sequence] = request_id, head
         told = {"number": head.sequence, "idle_seconds": wanted, "seconds": order["seconds"]}
-        self._gate.send(b"Z" + plain.dumps(told).encode())
+        channel.tell(self._gate, b"Z" + plain.dumps(told).encode())
         return True
 
     def _reassign(self, wanted: dict[str, Any]) -> None:
@@ -418,7 +418,7 @@ class Holder:
             raise Ending("")  # nothing of the user's has run yet
         self.phase = "stopping"
         self._deadline = time.monotonic() + STOP_GRACE_SECONDS
-        self._gate.send(b"C")
+        channel.tell(self._gate, b"C")
         if not self._send_to_agent({"op": "stop"}):
             self.sandbox.kill()
 
@@ -463,10 +463,10 @@ class Holder:
         told = {k: v for k, v in self._assignment.items() if k not in message.FOR_THE_START}
         phase = "lapsed" if self._contact.lapsed else self.phase
         order = {"assignment": told, "secret": self._secret, "phase": phase}
-        self._gate.send(b"A" + plain.dumps(order).encode())
+        channel.tell(self._gate, b"A" + plain.dumps(order).encode())
 
     def _on_gate(self) -> None:
-        packet = self._gate.recv(channel.PACKET_LIMIT)
+        packet = channel.hear(self._gate)
         kind = packet[:1]
         if kind == b"D":
             self._dial(_socket.AF_INET6 if packet[1:2] == b"6" else _socket.AF_INET)
@@ -487,9 +487,9 @@ class Holder:
         try:
             fd = self.sandbox.dial(family)
         except OSError as error:
-            self._gate.send(b"E" + str(error).encode())
+            channel.tell(self._gate, b"E" + str(error).encode())
             return
-        channel.send_fd(self._gate, b"S", fd)
+        channel.tell(self._gate, b"S", fd)
         os.close(fd)
 
     def _on_gate_end(self) -> None:
