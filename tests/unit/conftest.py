@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def in_memory() -> Iterator[Path]:
     """A directory that no disk keeps: one that is busy would hold up each transaction."""
     base = MEMORY if MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="yurt-unit-", dir=base) as directory:
+    with tempfile.TemporaryDirectory(prefix="unit-tests-", dir=base) as directory:
         yield Path(directory)
 
 
