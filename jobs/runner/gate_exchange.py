@@ -252,6 +252,7 @@ class Exchange:
         if self._cors and not head.answers_cors:
             if is_preflight(self._head):
                 self.visitor.transport.write(preflight_answer(self._head))
+                self._persist = self._head.keep_alive  # whatever becomes of the app's connection
                 self._finish(reuse=False)
                 return
             raw = raw[:-2] + ANY_ORIGIN + b"\r\nAccess-Control-Expose-Headers: *\r\n\r\n"

@@ -27,6 +27,7 @@ from tests.support.gate_rig import (
     App,
     GateRig,
     ok,
+    read_all,
     read_message,
     status,
 )
@@ -482,6 +483,20 @@ def test_a_preflight_that_the_app_does_not_answer_is_answered(rig: GateRig, cors
     allowed = b"Access-Control-Allow-Headers: x-daytona-preview-token, content-type"
     assert allowed in _cors(answer)
     assert cors_app.requests[0].startswith(b"OPTIONS / ")
+
+
+def test_a_connection_goes_on_after_a_preflight_that_the_app_did_not_answer(
+    rig: GateRig, cors_app: App
+) -> None:
+    rig.assign(public=True)
+    host = f"Host: 3100-{SANDBOX}.localhost"
+    first = "\r\n".join(["OPTIONS / HTTP/1.1", host, *PREFLIGHT, "", ""])
+    second = "\r\n".join(["GET / HTTP/1.1", host, "Connection: close", "", ""])
+    with rig.connect() as connection:
+        connection.sendall(first.encode())
+        assert status(connection.recv(1 << 16)) == 204
+        connection.sendall(second.encode())
+        assert status(read_all(connection)) == 200
 
 
 def test_a_preflight_to_a_private_preview_does_not_reach_the_app(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class Namespace:
         return ["ip", "netns", "exec", self.name, *arguments]
 
 
+_NUMBERS = itertools.count()
+
+
 @contextlib.contextmanager
 def namespace(here: str, addresses: Sequence[str]) -> Iterator[Namespace]:
     """Yield a namespace with ``addresses`` inside, reachable through the address ``here``.
@@ -38,8 +42,10 @@ def namespace(here: str, addresses: Sequence[str]) -> Iterator[Namespace]:
     ``here`` has a prefix length, e.g. ``192.0.2.1/30``; the first of ``addresses`` lies in it.
     Forwarding is switched on for its interface only.
     """
-    # Host-wide names: the process id keeps several test runs apart.
-    made = Namespace(f"yurt-test-{os.getpid()}", f"yt{os.getpid()}")
+    # Host-wide names: the process id keeps several test runs apart, and the number one's own, whose
+    # links go some time after their namespaces. An interface's name has 15 characters at most.
+    number = next(_NUMBERS)
+    made = Namespace(f"yurt-test-{os.getpid()}-{number}", f"yt{os.getpid()}-{number}")
     gateway = here.partition("/")[0]
     _ip(f"netns add {made.name}")
     try:
