@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from traefik.registry import RouteRegistry
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """What commands work with; any of them may be a double."""
-
-    settings: Settings
-    store: Store
-    scheduler: Scheduler
-    routes: RouteRegistry
-    gates: Gates
-
-
 class Jobs(Protocol):
     """As much of a ``Scheduler`` as it takes to look at everything."""
 
@@ -50,38 +39,22 @@ class Jobs(Protocol):
         ...
 
 
-class Sight(Protocol):
-    """What there is to look at: a ``World``, or one machine."""
-
-    @property
-    def store(self) -> Store:
-        """The records."""
-        ...
-
-    @property
-    def scheduler(self) -> Jobs:
-        """The jobs and the nodes."""
-        ...
-
-    @property
-    def routes(self) -> RouteRegistry:
-        """The registrations."""
-        ...
-
-    @property
-    def gates(self) -> Gates:
-        """The way to the runners."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """A ``Sight`` of a server without Nomad."""
+class Sight:
+    """What there is to look at, on a cluster or on one machine."""
 
     store: Store
     scheduler: Jobs
     routes: RouteRegistry
     gates: Gates
+
+
+@dataclass(frozen=True, slots=True)
+class World(Sight):
+    """What commands work with; any of them may be a double."""
+
+    scheduler: Scheduler
+    settings: Settings
 
 
 def require_cluster(settings: Settings) -> None:
@@ -136,7 +109,7 @@ async def open_world(settings: Settings) -> AsyncIterator[World]:
         ConsulRegistry(consul_settings(settings)) as routes,
         HttpGates(Nodes(store.nodes).key) as gates,
     ):
-        yield World(settings, store, scheduler, routes, gates)
+        yield World(store, scheduler, routes, gates, settings)
 
 
 @asynccontextmanager
@@ -159,4 +132,4 @@ async def open_sight(settings: Settings) -> AsyncIterator[Sight]:
 
     routes = FileRegistry(settings.routes_path)
     async with open_store(settings) as store, HttpGates(Nodes(store.nodes).key) as gates:
-        yield Machine(store, LocalView(settings.data), routes, gates)
+        yield Sight(store, LocalView(settings.data), routes, gates)

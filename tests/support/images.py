@@ -37,14 +37,12 @@ def borrow(data: Path) -> None:
 def keep(data: Path) -> None:
     """Keep the images and the bundle of a data directory, in place of older ones."""
     with _locked() as kept:
-        mine = _names(data)
-        if mine == _names(kept):
+        if _names(data) == _names(kept):
             return
         shutil.rmtree(kept)
         (kept / "lib").mkdir(parents=True)
-        for name in mine:
-            if not name.endswith(".json"):
-                _link(data / name, kept / name)
+        for bundle in data.glob(_BUNDLES):
+            _link(bundle, kept / bundle.relative_to(data))
         _link(data / "images", kept / "images")
 
 

@@ -41,7 +41,7 @@ in_session = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(rig: Rig) -> AsyncIterator[World]:
-    yield World(rig.settings, rig.store, rig.scheduler, rig.registry, rig)
+    yield World(rig.store, rig.scheduler, rig.registry, rig, rig.settings)
     for node in await rig.store.nodes.all():
         if node.name != NODE:
             await rig.store.nodes.remove(node.name)
